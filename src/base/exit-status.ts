@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+/** The exit statuses of ploop(8): the only table of them. Scripts branch on these numbers. */
+
+export const exitStatus = {
+  ok: 0,
+  create: 1,
+  device: 2,
+  deviceControl: 3,
+  open: 4,
+  memory: 5,
+  read: 6,
+  write: 7,
+  sysfs: 9,
+  format: 11,
+  system: 12,
+  protocol: 13,
+  loop: 14,
+  stat: 15,
+  sync: 16,
+  busy: 17,
+  balloonLock: 18,
+  truncate: 19,
+  allocate: 20,
+  mount: 21,
+  unmount: 22,
+  lock: 23,
+  mkfs: 24,
+  resizeFs: 26,
+  mkdir: 27,
+  rename: 28,
+  abort: 29,
+  relocate: 30,
+  changeGpt: 33,
+  unlink: 35,
+  mknod: 36,
+  inUse: 37,
+  parameter: 38,
+  descriptor: 39,
+  notMounted: 40,
+  fsck: 41,
+  noSnapshot: 43,
+} as const
+
+export type ExitStatusName = keyof typeof exitStatus
+export type ExitStatus = (typeof exitStatus)[ExitStatusName]

@@ -1,0 +1,42 @@
+// SPDX-License-Identifier: MIT
+/**
+ * One request to the disk, pooled and reused by whoever makes it.
+ *
+ * The first block is filled by the caller, the second belongs to the caller alone (the disk neither
+ * reads nor writes it), the third belongs to the disk from submit until `DiskHost.reply`.
+ * The range was checked against the disk's size by the caller.
+ */
+import { NONE } from './host.js'
+
+/** The values are those of the NBD protocol, so that nobody translates. */
+export const diskCommand = { read: 0, write: 1, flush: 3, trim: 4, writeZeroes: 6 } as const
+
+export class DiskRequest {
+  command = 0
+  offsetBytes = 0
+  lengthBytes = 0
+  fua = false
+  /** WRITE_ZEROES: the range must be provisioned afterwards */
+  noHole = false
+  /** WRITE_ZEROES: refuse with ENOTSUP, before any change, where data would have to be written */
+  fastZero = false
+  /** arena offset of the first byte of memory; READ and WRITE */
+  buffer = NONE
+  /** memory in pieces of `pieceBytes` when one does not hold it all: then `buffer` is pieces[0] */
+  pieces: number[] | undefined = undefined
+
+  // of the caller
+  connection = 0
+  cookieHigh = 0
+  cookieLow = 0
+  tag = 0
+
+  // of the disk; errno is the result
+  errno = 0
+  pendingCount = 0
+  startedMs = 0
+  lockedFrom = 0
+  lockedTo = 0
+  nextWaiter: DiskRequest | undefined = undefined
+  state = 0
+}
