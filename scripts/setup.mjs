@@ -1,0 +1,57 @@
+#!/usr/bin/env node
+// SPDX-License-Identifier: MIT
+/**
+ * Makes a fresh clone ready: system packages, node packages, addon, program. Does only what is
+ * missing, says one line for each thing it does, and nothing when there is nothing to do.
+ *
+ *   node scripts/setup.mjs [--for start|test]
+ *
+ * Needs Node and npm alone: no package may be imported here or below scripts/setup/.
+ */
+import { pathToFileURL } from 'node:url'
+import { buildNative, buildTypeScript } from './setup/build.mjs'
+import { installNodeModules } from './setup/node-modules.mjs'
+import { oneAtATime } from './setup/one-at-a-time.mjs'
+import { SetupError, say } from './setup/step.mjs'
+import { installSystemPackages } from './setup/system-packages.mjs'
+
+/** @param purpose 'start': what serving and the printed commands need; 'test': all the tests need */
+export async function setUp(purpose) {
+  requireNode()
+  await oneAtATime(async () => {
+    await installSystemPackages(purpose)
+    await installNodeModules()
+    await buildNative()
+    await buildTypeScript()
+  })
+}
+
+function requireNode() {
+  const [major, minor] = process.versions.node.split('.').map(Number)
+  if (major > 20 || (major === 20 && minor >= 19)) return
+  throw new SetupError(
+    `Node 20.19 or newer is needed, this is ${process.versions.node}; install it from nodejs.org or NodeSource`,
+  )
+}
+
+/** Runs one of the project's scripts: a SetupError ends it with its message and status 1. */
+export async function runScript(main) {
+  try {
+    process.exitCode = (await main()) ?? 0
+  } catch (error) {
+    if (!(error instanceof SetupError)) throw error
+    say(error.message)
+    process.exitCode = 1
+  }
+}
+
+function parsePurpose(words) {
+  const purpose = words[0] === '--for' ? words[1] : words[0]?.replace(/^--for=/, '')
+  if (words.length === 0) return 'test'
+  if (purpose === 'start' || purpose === 'test') return purpose
+  throw new SetupError(`usage: node scripts/setup.mjs [--for start|test]; got "${words.join(' ')}"`)
+}
+
+if (import.meta.url === pathToFileURL(process.argv[1]).href) {
+  await runScript(() => setUp(parsePurpose(process.argv.slice(2))))
+}
