@@ -33,10 +33,17 @@ export class DiskRequest {
 
   // of the disk; errno is the result
   errno = 0
+  /** parts under way, plus one while the request is still being cut into parts */
   pendingCount = 0
-  startedMs = 0
-  lockedFrom = 0
-  lockedTo = 0
-  nextWaiter: DiskRequest | undefined = undefined
-  state = 0
+  /** the range that no other writer may touch, aligned outward */
+  lockedFromBytes = 0
+  lockedToBytes = 0
+  /** place among the active writers, or -1 */
+  lockIndex = -1
+  /** WRITE_ZEROES and TRIM: how far the range has been looked at */
+  cursorBytes = 0
+  /** the cursor is being moved further up the call stack */
+  isAdvancing = false
+  /** its slice is over: only {@link ZeroAndTrim.work} goes on with it */
+  isPaused = false
 }
