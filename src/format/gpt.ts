@@ -78,9 +78,9 @@ export function newPartition(
       status: 'parameter',
     })
   }
+  // the last cluster stays free for the backup table
   const end = roundDown(sizeSectors - clusterSectors, clusterSectors)
-  // small clusters: the backup table needs the last 33 sectors
-  return { firstLba: clusterSectors, lastLba: Math.min(end - 1, sizeSectors - 34) }
+  return { firstLba: clusterSectors, lastLba: end - 1 }
 }
 
 /**
@@ -187,14 +187,14 @@ export function resizeGpt(
     }
   }
 
-  const header = checkedHeader(disk, logicalBytes).slice()
+  const header = copyOf(checkedHeader(disk, logicalBytes))
   const view = viewOf(header)
   view.setBigUint64(field.alternateLba, BigInt(targetSectors - 1), true)
   view.setBigUint64(field.lastUsable, BigInt(lastUsable), true)
-  const entries = checkedEntries(disk, header, logicalBytes).slice()
+  const entries = copyOf(checkedEntries(disk, header, logicalBytes))
   viewOf(entries).setBigUint64(40, BigInt(lastLba), true)
 
-  const mbr = disk.slice(0, sectorBytes)
+  const mbr = copyOf(disk.subarray(0, logicalBytes))
   const mbrView = viewOf(mbr)
   if (mbr[mbrEntryOffset + 4] === 0xee) {
     const start = mbrView.getUint32(mbrEntryOffset + 8, true)
@@ -204,7 +204,11 @@ export function resizeGpt(
   return piecesOf(mbr, header, entries, targetSectors, logicalBytes)
 }
 
-/** Fills in checksums, makes the backup, and puts everything in its place. */
+/**
+ * Fills in checksums, makes the backup, and puts everything in its place.
+ *
+ * @param mbr the first logical sector
+ */
 function piecesOf(
   mbr: Uint8Array,
   header: Uint8Array,
@@ -216,7 +220,7 @@ function piecesOf(
   assert(sizeSectors > 2 * (entriesSectors + 2), 'room for two tables')
   viewOf(header).setUint32(field.entriesCrc, crc32(entries), true)
   sealHeader(header)
-  const backup = header.slice()
+  const backup = copyOf(header)
   const view = viewOf(backup)
   const backupEntriesLba = sizeSectors - 1 - entriesSectors
   view.setBigUint64(field.myLba, BigInt(sizeSectors - 1), true)
@@ -231,7 +235,6 @@ function piecesOf(
   const backupBlock = new Uint8Array(entriesBytes + logicalBytes)
   backupBlock.set(entries)
   backupBlock.set(backup, entriesBytes)
-  // the rest of logical sector 0 beyond the MBR stays what it is: 512 bytes cover it all here
   return [
     { offsetBytes: backupEntriesLba * logicalBytes, bytes: backupBlock },
     { offsetBytes: 0, bytes: primaryBlock },
@@ -307,7 +310,7 @@ function decodePartitions(entries: Uint8Array): GptPartition[] {
 }
 
 function headerCrc(header: Uint8Array): number {
-  const copy = header.slice()
+  const copy = copyOf(header)
   viewOf(copy).setUint32(field.headerCrc, 0, true)
   return crc32(copy)
 }
@@ -343,6 +346,11 @@ function readGuid(source: Uint8Array, offset: number): string {
     hex.slice(16, 20),
     hex.slice(20),
   ].join('-')
+}
+
+/** A Buffer's own `slice` would share the memory. */
+function copyOf(bytes: Uint8Array): Uint8Array {
+  return new Uint8Array(bytes)
 }
 
 function viewOf(bytes: Uint8Array): DataView {
