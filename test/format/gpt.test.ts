@@ -13,7 +13,8 @@ import {
   resizedLastLba,
   resizeGpt,
 } from '../../src/format/gpt.js'
-import { findProgram, requires } from '../support/requires.js'
+import { findProgram } from '../../src/host/run.js'
+import { requires } from '../support/requires.js'
 
 const diskGuid = '01020304-0506-0708-090a-0b0c0d0e0f10'
 const partitionGuid = '11121314-1516-1718-191a-1b1c1d1e1f20'
