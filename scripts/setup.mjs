@@ -8,12 +8,15 @@
  *
  * Needs Node and npm alone: no package may be imported here or below scripts/setup/.
  */
+import { existsSync } from 'node:fs'
 import { pathToFileURL } from 'node:url'
 import { buildNative, buildTypeScript } from './setup/build.mjs'
 import { installNodeModules } from './setup/node-modules.mjs'
 import { oneAtATime } from './setup/one-at-a-time.mjs'
 import { SetupError, say } from './setup/step.mjs'
 import { installSystemPackages } from './setup/system-packages.mjs'
+import { prepareKernel } from './vm/kernel-cache.mjs'
+import { whyNoMachine } from './vm/machine-programs.mjs'
 
 /** @param purpose 'start': what serving and the printed commands need; 'test': all the tests need */
 export async function setUp(purpose) {
@@ -21,9 +24,20 @@ export async function setUp(purpose) {
   await oneAtATime(async () => {
     await installSystemPackages(purpose)
     await installNodeModules()
+    if (purpose === 'test') await prepareKernelDevice()
     await buildNative()
     await buildTypeScript()
   })
+}
+
+/** The kernel of the virtual machine, where this machine's own has no nbd: tests go on without. */
+async function prepareKernelDevice() {
+  if (existsSync('/dev/nbd0') || whyNoMachine() !== undefined) return
+  try {
+    await prepareKernel()
+  } catch (error) {
+    say(`no kernel for the virtual machine, its tests cannot run: ${error.message}`)
+  }
 }
 
 function requireNode() {

@@ -11,8 +11,9 @@ import { spawn } from 'node:child_process'
 import { existsSync, mkdirSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import { runScript, setUp } from './setup.mjs'
-import { findProgram, root, say } from './setup/step.mjs'
+import { root, say } from './setup/step.mjs'
 import { TapReader } from './test/tap-reader.mjs'
+import { whyNoMachine } from './vm/machine-programs.mjs'
 
 await runScript(async () => {
   keepSummary('0 passed, 1 failed')
@@ -39,9 +40,7 @@ function skipPolicy() {
 }
 
 function canHaveKernelDevice() {
-  if (existsSync('/dev/nbd0')) return true
-  const isRootOnAmd64 = process.arch === 'x64' && process.getuid?.() === 0
-  return isRootOnAmd64 && findProgram('qemu-system-x86_64') !== undefined
+  return existsSync('/dev/nbd0') || whyNoMachine() === undefined
 }
 
 function runTap(tapArguments, reader) {

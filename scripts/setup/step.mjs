@@ -19,8 +19,8 @@ export class SetupError extends Error {
 }
 
 /** One line on standard error, so that standard output stays with the program that is started. */
-export function say(line) {
-  process.stderr.write(`setup: ${line}\n`)
+export function say(line, speaker = 'setup') {
+  process.stderr.write(`${speaker}: ${line}\n`)
 }
 
 const searchPath = [
