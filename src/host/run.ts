@@ -8,7 +8,7 @@
  */
 import { spawn } from 'node:child_process'
 import { accessSync, constants } from 'node:fs'
-import { delimiter, join } from 'node:path'
+import { delimiter, isAbsolute, join } from 'node:path'
 import { PloopError, errnoName } from '../base/errors.js'
 import type { ExitStatusName } from '../base/exit-status.js'
 
@@ -37,10 +37,13 @@ const graceMs = 5000
 /** Where administrators' programs live, though a user's PATH may not say so. */
 const systemDirectories = ['/usr/sbin', '/sbin', '/usr/bin', '/bin']
 
-/** The program's path in PATH or the system directories; undefined when it is not installed. */
+/**
+ * The program's path in PATH or the system directories; undefined when it is not installed.
+ * An absolute path stands for itself.
+ */
 export function findProgram(name: string): string | undefined {
   const directories = [...(process.env['PATH'] ?? '').split(delimiter), ...systemDirectories]
-  for (const directory of directories) {
+  for (const directory of isAbsolute(name) ? ['/'] : directories) {
     if (directory === '') continue
     const path = join(directory, name)
     try {
