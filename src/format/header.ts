@@ -172,6 +172,13 @@ export function validateHeader(header: DeltaHeader, fileSizeBytes?: number, path
   }
   const areaBytes = header.firstBlockSectors * sectorBytes
   const neededBytes = batAreaBytes(clusterCount, clusterSectors)
+  if (areaBytes >= batBytesLimit) {
+    refuse(
+      'HEADER_FIRST_BLOCK',
+      `Wrong first block offset ${header.firstBlockSectors}: the block table is 4 GiB or longer`,
+      path,
+    )
+  }
   if (areaBytes < neededBytes) {
     refuse(
       'HEADER_FIRST_BLOCK',
