@@ -3,23 +3,14 @@
  * Lint rules, the direction of imports among them: a folder may import from its own files and from
  * the layers below it (ARCHITECTURE.md); what stands beside or above it is named here as forbidden.
  */
+import { readFileSync } from 'node:fs'
 import eslint from '@eslint/js'
 import tseslint from 'typescript-eslint'
 
 /** Each folder of src/ with the folders it may import from; every one may import from base. */
-const layers = {
-  base: [],
-  format: [],
-  io: [],
-  host: [],
-  disk: ['format'],
-  delta: ['format', 'io'],
-  image: ['delta', 'format', 'io'],
-  dataplane: ['disk', 'format', 'io'],
-  server: ['dataplane', 'image', 'disk', 'delta', 'format', 'io'],
-  daemon: ['server', 'dataplane', 'image', 'disk', 'delta', 'format', 'io'],
-  ops: ['daemon', 'server', 'dataplane', 'image', 'disk', 'delta', 'format', 'io', 'host'],
-}
+const layers = JSON.parse(
+  readFileSync(new URL('./scripts/layers.json', import.meta.url), { encoding: 'utf8' }),
+)
 
 /** Folders that may import the package of the protocol. */
 const speakNbd = new Set(['dataplane', 'server', 'daemon', 'ops'])

@@ -53,7 +53,7 @@ export class TapReader {
 function isWorthALine(indent, text) {
   if (text.startsWith('not ok') || text.startsWith('Bail out!')) return true
   if (!text.startsWith('ok ')) return false
-  return indent === '' || / # (SKIP|TODO)/i.test(text)
+  return indent === '' || / # (skip|todo)/i.test(text)
 }
 
 /** `# { total: 6, pass: 2, fail: 2, skip: 2 }` */
