@@ -85,7 +85,10 @@ export interface NativeEngine {
   /** Takes over a listening socket (duplicates it). @returns listener index */
   addListener(fd: number): number
   removeListener(listener: number): void
-  /** Takes over a connected socket (duplicates it). @returns connection (slot | generation << 16), or 0xFFFFFFFF when full */
+  /**
+   * Takes over a connected socket (duplicates it).
+   * @returns connection (slot | generation << 16), or 0xFFFFFFFF when full
+   */
   addConnection(fd: number): number
   /** True when the peer has closed or shut down its sending side, read so far or not (POLLRDHUP). */
   peerHungUp(connection: number): boolean
@@ -166,7 +169,10 @@ export interface NativeAddon {
   socketPair(): [number, number]
   /** One datagram to the service manager ($NOTIFY_SOCKET, also abstract). Throws NativeError. */
   notify(socketPath: string, text: string): void
-  /** prctl(PR_SET_PDEATHSIG, SIGTERM); then compares getppid with the parent seen at start. @returns false when the parent is gone already */
+  /**
+   * prctl(PR_SET_PDEATHSIG, SIGTERM); then compares getppid with the parent seen at start.
+   * @returns false when the parent is gone already
+   */
   dieWithParent(): boolean
   /** magic number of the file system (statfs f_type) */
   fileSystemType(fd: number): number
