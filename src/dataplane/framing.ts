@@ -1,0 +1,561 @@
+// SPDX-License-Identifier: MIT
+/**
+ * Requests of one connection out of its receive buffer: parse, check, hand to the disk.
+ *
+ * Owns:     where one message ends and the next begins, payloads, limits per connection.
+ * Leaves:   negotiation, connection events and replies to data-plane.ts and replies.ts; every
+ *           refusal to the protocol package.
+ * Promises: nothing is parsed twice, nothing is read past `end`; a payload is consumed even when
+ *           its request is refused; a partly received payload is never written. When memory is
+ *           short the rest stays where it is and the peer waits: no queue grows.
+ *
+ * The one-cluster READ that goes straight to a file is inlined in the loop: it makes no object.
+ */
+import {
+  decodeStatusPayload,
+  isStatusPayloadLength,
+  NBD_CMD_BLOCK_STATUS,
+  NBD_CMD_CACHE,
+  NBD_CMD_DISC,
+  NBD_CMD_FLAG_FAST_ZERO,
+  NBD_CMD_FLAG_FUA,
+  NBD_CMD_FLAG_NO_HOLE,
+  NBD_CMD_FLAG_REQ_ONE,
+  NBD_CMD_FLUSH,
+  NBD_CMD_READ,
+  NBD_CMD_WRITE,
+  NBD_MAX_IN_FLIGHT_COUNT,
+  NBD_HARD_PAYLOAD_BYTES,
+  payloadLengthOf,
+  refusalText,
+  toNumber,
+  validateRequest,
+  type SelectedContext,
+} from 'nbd-server-protocol'
+import { pieceBytes } from '../disk/host.js'
+import { DiskRequest } from '../disk/request.js'
+import type { NativeEngine } from '../io/native.js'
+import { composeBlockStatus, statusSlotBytes } from './block-status.js'
+import type { Connection } from './connection.js'
+import { tokenUnit } from './disk-host.js'
+import type { Replies } from './replies.js'
+import type { ServedExport } from './served-export.js'
+import type { Slots } from './slots.js'
+import type { DataPlaneStats } from './stats.js'
+import { NONE, type Rows } from './tables.js'
+
+/** Tokens of one-cluster reads: this base plus the header slot. */
+export const readSendTokens = 254 * tokenUnit
+/** Tokens of payloads received straight into their memory: this base plus the connection's slot. */
+export const intoTokens = 255 * tokenUnit
+
+/** Less than that is cheaper to wait for than to receive by itself. */
+const intoBytesMin = 8192
+/** After a payload of that size the next header is received alone, so its payload comes straight. */
+const largeBytes = 65536
+const unsentBytesMax = 8 * 1024 * 1024
+
+/** The answer to a receive row, besides the bytes consumed. */
+export interface RowAnswer {
+  recvMax: number
+  intoOffset: number
+  intoLength: number
+}
+
+/** What happened to one message. */
+const enum Step {
+  done,
+  /** more bytes have to come */
+  short,
+  /** memory has to be released first */
+  stalled,
+}
+
+export class Framing {
+  readonly answer: RowAnswer = { recvMax: 0, intoOffset: 0, intoLength: 0 }
+  /** hears of a peer that broke the protocol: hang up at once */
+  onProtocolError: (connection: Connection, reason: string) => void = () => undefined
+
+  /** of a one-cluster read under way, by header slot: what an error reply needs */
+  readonly readConnection: Uint32Array
+  readonly readSlot: Uint32Array
+  readonly readOffset: Float64Array
+
+  readonly #view: DataView
+  readonly #bytes: Uint8Array
+  readonly #connectionTable: Uint32Array
+  readonly #slots: Slots
+  readonly #rows: Rows
+  readonly #replies: Replies
+  readonly #stats: DataPlaneStats
+  readonly #pool: DiskRequest[] = []
+  #position = 0
+
+  constructor(
+    engine: NativeEngine,
+    slots: Slots,
+    rows: Rows,
+    replies: Replies,
+    stats: DataPlaneStats,
+  ) {
+    const { memory, layout } = engine
+    this.#view = new DataView(memory)
+    this.#bytes = new Uint8Array(memory)
+    this.#connectionTable = new Uint32Array(
+      memory,
+      layout.connectionTable,
+      layout.connectionCount * 4,
+    )
+    this.#slots = slots
+    this.#rows = rows
+    this.#replies = replies
+    this.#stats = stats
+    this.readConnection = new Uint32Array(layout.headerCount)
+    this.readSlot = new Uint32Array(layout.headerCount)
+    this.readOffset = new Float64Array(layout.headerCount)
+  }
+
+  // --- the loop
+
+  /**
+   * Takes as many messages as there are, or as there is memory for.
+   * @returns bytes consumed; {@link answer} and `connection.isStalled` say how to go on
+   */
+  parse(connection: Connection, start: number, availableBytes: number): number {
+    const { answer } = this
+    const served = connection.served
+    answer.recvMax = 0
+    answer.intoLength = 0
+    connection.isStalled = false
+    if (served === undefined) return availableBytes
+    const end = start + availableBytes
+    const view = this.#view
+    const { levels, clusters, clusterBytes, inverseClusterBytes, sizeBytes, alignments } = served
+    const { magic, requestBytes } = connection
+    let at = this.#skipPayload(connection, start, end)
+    let room = this.#roomOf(connection)
+    while (connection.phase === 'transmission' && connection.receiving === undefined) {
+      if (end - at < 4) break
+      if (view.getUint32(at) !== magic) {
+        this.onProtocolError(connection, 'wrong magic in front of a request')
+        return availableBytes
+      }
+      if (end - at < requestBytes) break
+      if (room <= 0) {
+        connection.isStalled = true
+        break
+      }
+      room -= 1
+      // flags and command are both zero for a plain READ
+      if (view.getUint32(at + 4) === 0) {
+        const high = view.getUint32(at + 16)
+        const length = view.getUint32(requestBytes === 32 ? at + 28 : at + 24)
+        if (high < 0x200000 && length - 1 < pieceBytes) {
+          const offset = high * 4294967296 + view.getUint32(at + 20)
+          const index = Math.floor(offset * inverseClusterBytes)
+          const inside = offset - index * clusterBytes
+          const mark = levels[index] ?? 0
+          if (
+            mark !== 0 &&
+            inside + length <= clusterBytes &&
+            offset + length <= sizeBytes &&
+            !connection.limits.shuttingDown &&
+            (requestBytes === 28 || view.getUint32(at + 24) === 0)
+          ) {
+            const fileOffset = (clusters[index] ?? 0) * clusterBytes + inside
+            const unit = alignments[mark - 1] ?? 1
+            if (
+              (unit === 1 || (inside % unit === 0 && length % unit === 0)) &&
+              fileOffset + length <= (served.limits[mark - 1] ?? 0)
+            ) {
+              const file = served.files[mark - 1] ?? 0
+              if (!this.#readStraight(connection, at, file, fileOffset, offset, length)) {
+                connection.isStalled = true
+                break
+              }
+              at += requestBytes
+              continue
+            }
+          }
+        }
+      }
+      const step = this.#take(connection, served, at, end)
+      if (step === Step.done) {
+        at = this.#position
+        continue
+      }
+      connection.isStalled = step === Step.stalled
+      break
+    }
+    return connection.phase === 'transmission' || connection.isStalled ? at - start : availableBytes
+  }
+
+  /** @returns false when there is no memory for it now */
+  #readStraight(
+    connection: Connection,
+    at: number,
+    file: number,
+    fileOffset: number,
+    offset: number,
+    length: number,
+  ): boolean {
+    if (length > largeBytes && this.#slots.isReserved(connection.id)) return false
+    const slot = this.#slots.take(length)
+    if (slot === NONE) return false
+    const header = this.#slots.takeHeader()
+    if (header === NONE) {
+      this.#slots.give(slot)
+      return false
+    }
+    const view = this.#view
+    const headerBytes = this.#replies.composeRead(
+      connection,
+      header,
+      view.getUint32(at + 8),
+      view.getUint32(at + 12),
+      offset,
+      length,
+    )
+    this.#replies.count(connection)
+    this.readConnection[header] = connection.id
+    this.readSlot[header] = slot
+    this.readOffset[header] = offset
+    this.#rows.readSend(
+      file,
+      fileOffset,
+      length,
+      slot,
+      connection.id,
+      header,
+      headerBytes,
+      readSendTokens + header,
+    )
+    this.#stats.requests[NBD_CMD_READ] = (this.#stats.requests[NBD_CMD_READ] ?? 0) + 1
+    this.#stats.readBytes += length
+    return true
+  }
+
+  /** How many more requests the connection may have in flight. */
+  #roomOf(connection: Connection): number {
+    const slot = (connection.id % 65536) * 4
+    if ((this.#connectionTable[slot + 1] ?? 0) > unsentBytesMax) return 0
+    const emitted = connection.emittedBatch === this.#replies.batch ? connection.emittedCount : 0
+    const sending = this.#connectionTable[slot] ?? 0
+    return NBD_MAX_IN_FLIGHT_COUNT - connection.activeCount - sending - emitted
+  }
+
+  // --- one message
+
+  /** Any request but the plain one-cluster READ. `#position` is where the next one begins. */
+  #take(connection: Connection, served: ServedExport, at: number, end: number): Step {
+    const view = this.#view
+    const { mode, requestBytes, limits } = connection
+    const isExtended = requestBytes === 32
+    const flags = view.getUint16(at + 4)
+    const command = view.getUint16(at + 6)
+    const offset = toNumber(view.getUint32(at + 16), view.getUint32(at + 20))
+    const length = isExtended
+      ? toNumber(view.getUint32(at + 24), view.getUint32(at + 28))
+      : view.getUint32(at + 24)
+    const body = at + requestBytes
+    if (command === NBD_CMD_DISC) {
+      connection.phase = 'draining'
+      return Step.done
+    }
+    const payload = payloadLengthOf(mode, flags, command, length)
+    if (payload > NBD_HARD_PAYLOAD_BYTES) {
+      this.onProtocolError(connection, `a payload of ${payload} bytes`)
+      return Step.done
+    }
+    let effect = length
+    let contexts: readonly SelectedContext[] = connection.contexts
+    if (command === NBD_CMD_BLOCK_STATUS && payload > 0) {
+      effect = Infinity
+      if (isStatusPayloadLength(payload, connection.contexts.length)) {
+        if (end - body < payload) return Step.short
+        const choice = decodeStatusPayload(view, body, payload, connection.contexts)
+        if (choice !== undefined) {
+          effect = choice.lengthBytes
+          contexts = choice.contexts
+        }
+      }
+    }
+    const error = validateRequest(limits, mode, flags, command, offset, effect)
+    if (error !== 0) {
+      const text = refusalText(limits, mode, flags, command, offset, effect)
+      if (!this.#refuse(connection, at, offset, error, text)) return Step.stalled
+      this.#dropPayload(connection, body, end, payload)
+      return Step.done
+    }
+    if (command === NBD_CMD_BLOCK_STATUS) {
+      this.#position = body + payload
+      return this.#blockStatus(connection, served, at, offset, effect, contexts, flags)
+    }
+    if (command === NBD_CMD_WRITE && payload > 0) {
+      return this.#write(connection, served, at, end, offset, payload, flags)
+    }
+    this.#position = body
+    return this.#other(connection, served, at, offset, effect, command, flags)
+  }
+
+  #refuse(
+    connection: Connection,
+    at: number,
+    offset: number,
+    error: number,
+    text: string,
+  ): boolean {
+    const header = this.#slots.takeHeader()
+    if (header === NONE) return false
+    const view = this.#view
+    const high = view.getUint32(at + 8)
+    const low = view.getUint32(at + 12)
+    this.#replies.sendFailure(connection, header, high, low, offset, error, text)
+    if (connection.requestBytes === 32) {
+      // The reply repeats the offset as it came, whatever it was.
+      const target = this.#slots.headerAt(header)
+      view.setUint32(target + 16, view.getUint32(at + 16))
+      view.setUint32(target + 20, view.getUint32(at + 20))
+    }
+    this.#stats.refusals += 1
+    return true
+  }
+
+  #blockStatus(
+    connection: Connection,
+    served: ServedExport,
+    at: number,
+    offset: number,
+    length: number,
+    contexts: readonly SelectedContext[],
+    flags: number,
+  ): Step {
+    const slot = this.#slots.take(statusSlotBytes)
+    if (slot === NONE) return Step.stalled
+    const view = this.#view
+    const bytes = composeBlockStatus(
+      view,
+      slot,
+      connection,
+      served,
+      contexts,
+      view.getUint32(at + 8),
+      view.getUint32(at + 12),
+      offset,
+      length,
+      (flags & NBD_CMD_FLAG_REQ_ONE) !== 0,
+    )
+    this.#replies.count(connection)
+    this.#replies.sendSlot(connection, slot, bytes)
+    this.#countRequest(NBD_CMD_BLOCK_STATUS)
+    return Step.done
+  }
+
+  /** Everything without a payload of its own. */
+  #other(
+    connection: Connection,
+    served: ServedExport,
+    at: number,
+    offset: number,
+    length: number,
+    command: number,
+    flags: number,
+  ): Step {
+    const view = this.#view
+    const high = view.getUint32(at + 8)
+    const low = view.getUint32(at + 12)
+    const header = this.#slots.takeHeader()
+    if (header === NONE) return Step.stalled
+    if (command === NBD_CMD_READ && length === 0) {
+      this.#replies.sendNothing(connection, header, high, low, offset)
+    } else if (command === NBD_CMD_CACHE || (length === 0 && command !== NBD_CMD_FLUSH)) {
+      this.#replies.sendSuccess(connection, header, high, low, offset)
+    } else if (command === NBD_CMD_READ && this.#isHole(connection, served, offset, length)) {
+      this.#replies.sendHole(connection, header, high, low, offset, length)
+    } else {
+      const request = this.#newRequest(connection, at, header, command, offset, length, flags)
+      if (command === NBD_CMD_READ && !this.#takeMemory(request)) {
+        this.#slots.giveHeader(header)
+        this.freeRequest(request)
+        return Step.stalled
+      }
+      connection.activeCount += 1
+      this.#countRequest(command)
+      if (command === NBD_CMD_READ) this.#stats.readBytes += length
+      served.disk.submit(request)
+      return Step.done
+    }
+    this.#countRequest(command)
+    return Step.done
+  }
+
+  #isHole(connection: Connection, served: ServedExport, offset: number, length: number): boolean {
+    if (connection.mode === 'simple') return false
+    const { levels, clusterBytes } = served
+    const last = Math.floor((offset + length - 1) / clusterBytes)
+    for (let index = Math.floor(offset / clusterBytes); index <= last; index++) {
+      if (levels[index] !== 0) return false
+    }
+    return true
+  }
+
+  // --- payloads
+
+  #write(
+    connection: Connection,
+    served: ServedExport,
+    at: number,
+    end: number,
+    offset: number,
+    length: number,
+    flags: number,
+  ): Step {
+    const body = at + connection.requestBytes
+    const missing = length - (end - body)
+    // A short rest of a small payload is waited for in the receive buffer.
+    if (missing > 0 && missing < intoBytesMin && length <= largeBytes) return Step.short
+    const header = this.#slots.takeHeader()
+    if (header === NONE) return Step.stalled
+    const request = this.#newRequest(connection, at, header, NBD_CMD_WRITE, offset, length, flags)
+    if (!this.#takeMemory(request)) {
+      this.#slots.giveHeader(header)
+      this.freeRequest(request)
+      return Step.stalled
+    }
+    connection.activeCount += 1
+    connection.receiving = request
+    connection.receivedBytes = 0
+    this.#position = this.#receive(connection, served, request, body, end)
+    return Step.done
+  }
+
+  /** Copies what has come of a payload; begins the request when that is all of it. */
+  #receive(
+    connection: Connection,
+    served: ServedExport,
+    request: DiskRequest,
+    from: number,
+    end: number,
+  ): number {
+    const { lengthBytes, pieces, buffer } = request
+    let at = from
+    while (at < end && connection.receivedBytes < lengthBytes) {
+      const done = connection.receivedBytes
+      let count = Math.min(end - at, lengthBytes - done)
+      let target = buffer + done
+      if (pieces !== undefined) {
+        target = (pieces[Math.floor(done / pieceBytes)] ?? 0) + (done % pieceBytes)
+        count = Math.min(count, pieceBytes - (done % pieceBytes))
+      }
+      this.#bytes.copyWithin(target, at, at + count)
+      connection.receivedBytes += count
+      at += count
+    }
+    if (connection.receivedBytes === lengthBytes) this.#received(connection, served, request)
+    else this.#receiveStraight(connection, request)
+    if (lengthBytes >= largeBytes) this.answer.recvMax = connection.requestBytes
+    return at
+  }
+
+  #receiveStraight(connection: Connection, request: DiskRequest): void {
+    const done = connection.receivedBytes
+    const { pieces, buffer, lengthBytes } = request
+    const { answer } = this
+    answer.intoOffset = buffer + done
+    answer.intoLength = lengthBytes - done
+    if (pieces !== undefined) {
+      answer.intoOffset = (pieces[Math.floor(done / pieceBytes)] ?? 0) + (done % pieceBytes)
+      answer.intoLength = Math.min(answer.intoLength, pieceBytes - (done % pieceBytes))
+    }
+  }
+
+  #received(connection: Connection, served: ServedExport, request: DiskRequest): void {
+    connection.receiving = undefined
+    this.#countRequest(NBD_CMD_WRITE)
+    this.#stats.writtenBytes += request.lengthBytes
+    served.disk.submit(request)
+  }
+
+  /** A piece of a payload has come straight into its memory. @returns false: more is to come */
+  receivedInto(connection: Connection, countBytes: number): boolean {
+    const { receiving, served } = connection
+    if (receiving === undefined || served === undefined) return true
+    connection.receivedBytes += countBytes
+    if (connection.receivedBytes < receiving.lengthBytes) return false
+    this.#received(connection, served, receiving)
+    return true
+  }
+
+  /** The rest of a payload that came by way of the receive buffer. */
+  #skipPayload(connection: Connection, start: number, end: number): number {
+    const { receiving, served } = connection
+    if (receiving !== undefined && served !== undefined) {
+      return this.#receive(connection, served, receiving, start, end)
+    }
+    if (connection.dropBytes === 0) return start
+    const count = Math.min(connection.dropBytes, end - start)
+    connection.dropBytes -= count
+    return start + count
+  }
+
+  #dropPayload(connection: Connection, body: number, end: number, payload: number): void {
+    const here = Math.min(payload, end - body)
+    connection.dropBytes = payload - here
+    this.#position = body + here
+  }
+
+  // --- memory of requests
+
+  #newRequest(
+    connection: Connection,
+    at: number,
+    header: number,
+    command: number,
+    offset: number,
+    length: number,
+    flags: number,
+  ): DiskRequest {
+    const request = this.#pool.pop() ?? new DiskRequest()
+    request.command = command
+    request.offsetBytes = offset
+    request.lengthBytes = length
+    request.fua = (flags & NBD_CMD_FLAG_FUA) !== 0
+    request.noHole = (flags & NBD_CMD_FLAG_NO_HOLE) !== 0
+    request.fastZero = (flags & NBD_CMD_FLAG_FAST_ZERO) !== 0
+    request.buffer = NONE
+    request.pieces = undefined
+    request.connection = connection.id
+    request.cookieHigh = this.#view.getUint32(at + 8)
+    request.cookieLow = this.#view.getUint32(at + 12)
+    request.tag = header
+    return request
+  }
+
+  #takeMemory(request: DiskRequest): boolean {
+    const { lengthBytes, connection } = request
+    if (lengthBytes > largeBytes && this.#slots.isReserved(connection)) return false
+    if (lengthBytes <= pieceBytes) {
+      request.buffer = this.#slots.take(lengthBytes)
+      return request.buffer !== NONE
+    }
+    request.pieces = this.#slots.takePieces(Math.ceil(lengthBytes / pieceBytes), connection)
+    request.buffer = request.pieces?.[0] ?? NONE
+    return request.pieces !== undefined
+  }
+
+  /** Returns a request's memory, unless it went to the engine with the reply. */
+  freeMemory(request: DiskRequest): void {
+    if (request.pieces !== undefined) for (const piece of request.pieces) this.#slots.give(piece)
+    else if (request.buffer !== NONE) this.#slots.give(request.buffer)
+    request.pieces = undefined
+    request.buffer = NONE
+  }
+
+  freeRequest(request: DiskRequest): void {
+    this.#pool.push(request)
+  }
+
+  #countRequest(command: number): void {
+    this.#stats.requests[command] = (this.#stats.requests[command] ?? 0) + 1
+  }
+}
