@@ -5,11 +5,11 @@
 import * as constants from './constants.js'
 
 function namesOf(prefix: string, except = /^$/): ReadonlyMap<number, string> {
-  const names = new Map<number, string>()
+  const found: [number, string][] = []
   for (const [name, value] of Object.entries(constants)) {
-    if (name.startsWith(prefix) && !except.test(name)) names.set(value, name)
+    if (name.startsWith(prefix) && !except.test(name)) found.push([value, name])
   }
-  return names
+  return new Map(found.sort(([a], [b]) => a - b))
 }
 
 const options = namesOf('NBD_OPT_')
