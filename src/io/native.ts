@@ -7,6 +7,10 @@
  * the engine are described in native/README.md.
  */
 
+import { createRequire } from 'node:module'
+import { fileURLToPath } from 'node:url'
+import { PloopError } from '../base/errors.js'
+
 /** What native calls throw: TypeScript makes the sentence for people. */
 export interface NativeError extends Error {
   /** errno name, e.g. 'EINVAL' */
@@ -134,6 +138,11 @@ export interface NativeAddon {
    * `direct` false: the file system refuses O_DIRECT.
    */
   directAlignment(fd: number): { direct: boolean; memoryBytes: number; offsetBytes: number }
+  /**
+   * Switches direct I/O of an open file on or off (fcntl F_SETFL): the lock stays on the very open
+   * file that data are written through. Throws NativeError, EINVAL where the file system refuses.
+   */
+  setDirect(fd: number, direct: boolean): void
   /** flock(2), never waits. @returns false when somebody else holds it */
   flock(fd: number, kind: 'shared' | 'exclusive' | 'unlock'): boolean
   /** mode: 'allocate' (grows the file), 'zero' and 'punch' (keep the size). Throws NativeError. */
@@ -176,4 +185,55 @@ export interface NativeAddon {
   dieWithParent(): boolean
   /** magic number of the file system (statfs f_type) */
   fileSystemType(fd: number): number
+}
+
+/** native/ of the checkout or of the installed package: the same way from src/io and from dist/io. */
+const nativeDirectory = fileURLToPath(new URL('../../native', import.meta.url))
+
+let loaded: NativeAddon | PloopError | undefined
+
+/**
+ * The addon of this package: a prebuilt one, or what `npm run build:native` built. Every thread
+ * (worker) that calls this has an instance of its own; handles for `wake` are good in all of them.
+ *
+ * @throws PloopError `NO_ADDON` when it is missing or does not load here; always the same one
+ */
+export function loadAddon(): NativeAddon {
+  loaded ??= tryToLoad()
+  if (loaded instanceof PloopError) throw loaded
+  return loaded
+}
+
+/** @returns why {@link loadAddon} fails here, in words; undefined when it does not fail */
+export function addonMissingReason(): string | undefined {
+  loaded ??= tryToLoad()
+  return loaded instanceof PloopError ? loaded.message : undefined
+}
+
+function tryToLoad(): NativeAddon | PloopError {
+  const require = createRequire(import.meta.url)
+  try {
+    const load = require('node-gyp-build') as (directory: string) => NativeAddon
+    return load(nativeDirectory)
+  } catch (error) {
+    const [reason = 'unknown'] = (error instanceof Error ? error.message : String(error)).split(
+      '\n',
+    )
+    return new PloopError('NO_ADDON', `the native addon does not load: ${reason}`, {
+      status: 'system',
+      hint: 'build it with "npm run build:native" (needs a C++ compiler and liburing)',
+      cause: error,
+    })
+  }
+}
+
+/** True for what calls of the addon throw when a system call fails. */
+export function isNativeError(error: unknown): error is NativeError {
+  return (
+    error instanceof Error &&
+    'operation' in error &&
+    typeof error.operation === 'string' &&
+    'errno' in error &&
+    typeof error.errno === 'number'
+  )
 }

@@ -1,0 +1,11 @@
+// SPDX-License-Identifier: MIT
+import t from 'tap'
+import { addonMissingReason, loadAddon } from '../../src/io/native.js'
+
+t.test('the addon loads from the sources and says what the ring can do', async t => {
+  t.equal(addonMissingReason(), undefined)
+  const probe = loadAddon().probeUring()
+  t.type(probe.available, 'boolean')
+  t.match(probe.reason, /\S/)
+  t.equal(loadAddon(), loadAddon(), 'one instance per thread')
+})
