@@ -271,6 +271,99 @@ const snapshotList: CommandRow = {
   load: () => import('./commands/snapshot-list.js'),
 }
 
+const serve: CommandRow = {
+  name: 'serve',
+  group: 'Serving',
+  synopsis: [
+    '[-r] [-u UUID|base] DiskDescriptor.xml',
+    '[-r] [-f FORMAT] [-b BLOCKSIZE] BASE_DELTA [DELTA…]',
+    '[-r] NAME=DiskDescriptor.xml [NAME=…]',
+  ],
+  summary: 'serve disks over NBD',
+  description: [
+    'Serve a disk to NBD clients in the foreground: the kernel (nbd-client), qemu, libnbd, fio.',
+    'Prints the NBD URI when clients can connect, and nothing else; ends on SIGINT or SIGTERM',
+    'with a consistent image. A service manager or libnbd may pass listening sockets instead.',
+  ],
+  options: [
+    { key: 'readOnly', short: 'r', text: 'read-only: writes to no file' },
+    {
+      key: 'uuid',
+      short: 'u',
+      value: 'UUID',
+      text: 'snapshot to serve (default: the top); one with children only with -r',
+    },
+    { key: 'format', short: 'f', value: 'FORMAT', text: 'format of BASE_DELTA (default: ploop1)' },
+    {
+      key: 'blocksize',
+      short: 'b',
+      value: 'BLOCKSIZE',
+      text: 'cluster size in sectors, for a raw base',
+    },
+  ],
+  also: [
+    {
+      key: 'socket',
+      long: 'socket',
+      value: 'PATH',
+      text: 'listen on this unix socket, mode 0600 (default: one in the runtime directory)',
+    },
+    {
+      key: 'bind',
+      long: 'bind',
+      value: 'ADDRESS',
+      repeatable: true,
+      text: 'listen on TCP at this address (default with --port: 127.0.0.1 and ::1)',
+    },
+    { key: 'port', long: 'port', value: 'N', text: 'TCP port (default with --bind: 10809)' },
+    { key: 'export', long: 'export', value: 'NAME', text: 'name of the export' },
+    {
+      key: 'cache',
+      long: 'cache',
+      value: 'MODE',
+      text: 'past the page cache for the writable delta (auto), for all (direct), for none (buffered)',
+    },
+    { key: 'engine', long: 'engine', value: 'ENGINE', text: 'default: auto, uring where possible' },
+    {
+      key: 'maxConnections',
+      long: 'max-connections',
+      value: 'N',
+      text: 'clients at a time (default: 128)',
+    },
+    { key: 'exitWithParent', long: 'exit-with-parent', text: 'end when the parent process ends' },
+    {
+      key: 'run',
+      long: 'run',
+      value: 'COMMAND',
+      text: 'run a shell command with $uri and $unixsocket, then end with its exit status',
+    },
+  ],
+  grammar: [
+    'FORMAT := { raw | ploop1 }',
+    'MODE := { auto | direct | buffered }',
+    'ENGINE := { auto | uring | threads }',
+    uuidGrammar,
+  ],
+  examples: [
+    'serve DiskDescriptor.xml',
+    "serve -r -u '{e9d4…}' --socket /run/snap.sock DiskDescriptor.xml",
+    'serve --run \'nbdinfo "$uri"\' DiskDescriptor.xml',
+  ],
+  exits: [
+    [0, 'stopped on request, everything durable'],
+    [1, 'cannot listen'],
+    [4, 'an image cannot be opened'],
+    [7, 'writing failed: the image stays marked in use'],
+    [11, 'an image is damaged'],
+    exitLocked,
+    [37, 'another process uses an image'],
+    exitUsage,
+    exitNoDescriptor,
+    [43, 'no such snapshot'],
+  ],
+  load: () => import('./commands/serve.js'),
+}
+
 const version: CommandRow = {
   name: 'version',
   group: 'Other',
@@ -305,6 +398,7 @@ export const commandTable: readonly CommandRow[] = [
   map,
   snapshot,
   snapshotList,
+  serve,
   version,
   help,
 ]

@@ -14,6 +14,10 @@ export interface CommandContext extends OperationContext {
   readonly stderr: Output
   /** the command was given --json */
   readonly json: boolean
+  /** Aborted by the second request to stop. */
+  readonly hurry: AbortSignal
+  /** The command ends by itself on {@link hurry}; without this the second signal ends the process. */
+  holdOn(): void
   /** 3 unless -v says otherwise */
   readonly verbosity: number
 }

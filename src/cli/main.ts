@@ -18,9 +18,13 @@ async function main(): Promise<void> {
   const stdout = streamOutput(process.stdout)
   const stderr = streamOutput(process.stderr)
   const stop = new AbortController()
+  const hurry = new AbortController()
+  let holdsOn = false
   for (const name of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
-    process.once(name, () => {
-      stop.abort()
+    process.on(name, () => {
+      if (!stop.signal.aborted) stop.abort()
+      else if (holdsOn) hurry.abort()
+      else process.exit(exitStatus.system)
     })
   }
   let display: ProgressDisplay | undefined
@@ -33,7 +37,10 @@ async function main(): Promise<void> {
     process.exit()
   })
   process.exitCode = await runCommandLine(process.argv.slice(2), {
-    ...{ stdout, stderr, files: nodeFiles, signal: stop.signal },
+    ...{ stdout, stderr, files: nodeFiles, signal: stop.signal, hurry: hurry.signal },
+    holdOn: () => {
+      holdsOn = true
+    },
     jsonLog: underServiceManager(process.env),
     onProgress: shown => {
       display = shown

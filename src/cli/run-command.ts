@@ -20,6 +20,8 @@ export interface Surroundings {
   readonly stderr: Output
   readonly files: Files
   readonly signal: AbortSignal
+  readonly hurry: AbortSignal
+  holdOn(): void
   /** log as JSON lines */
   readonly jsonLog: boolean
   /** Told of the display of the running command, for those who want to know how far it is. */
@@ -74,10 +76,13 @@ function makeContext(
   surroundings: Surroundings,
   choice: { json: boolean; verbosity: number; display: ProgressDisplay },
 ): CommandContext {
-  const { stdout, stderr, files, signal } = surroundings
+  const { stdout, stderr, files, signal, hurry } = surroundings
   const makeLogger = surroundings.jsonLog ? jsonLogger : plainLogger
   return {
-    ...{ stdout, stderr, files, signal },
+    ...{ stdout, stderr, files, signal, hurry },
+    holdOn: () => {
+      surroundings.holdOn()
+    },
     json: choice.json,
     verbosity: choice.verbosity,
     log: makeLogger(stderr, choice.verbosity),

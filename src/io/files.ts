@@ -33,6 +33,8 @@ export type LockKind = 'shared' | 'exclusive'
 
 export interface FileHandle {
   readonly path: string
+  /** of a real file: for the engine, which serves the very file that is locked here */
+  readonly fd?: number
   /** Reads until `target` is full or the file ends. @returns bytes read */
   read(target: Uint8Array, offsetBytes: number): Promise<number>
   /** Writes all of `source`. */

@@ -94,6 +94,10 @@ class NodeFile implements FileHandle {
     this.#addon = addon
   }
 
+  get fd(): number {
+    return this.#file.fd
+  }
+
   async read(target: Uint8Array, offsetBytes: number): Promise<number> {
     const failure = this.#failure('read', 'read', 'read', offsetBytes)
     return wrap(failure, async () => {
