@@ -8,10 +8,10 @@
  * Facts: the frozen delta gets the snapshot's GUID, the new one inherits the GUID of the top. The
  *        new file is called after the first image plus a GUID that means nothing else.
  */
-import { join } from 'node:path'
 import { PloopError } from '../base/errors.js'
 import { newGuid, noneGuid, sameGuid, topGuid, type Guid } from '../base/guid.js'
 import { roundUp } from '../base/math.js'
+import { checkOpenDelta } from '../delta/check-delta.js'
 import { createDelta } from '../delta/create-delta.js'
 import { DeltaFile } from '../delta/delta-file.js'
 import { levelCountMaxWritable } from '../format/constants.js'
@@ -41,7 +41,7 @@ export async function createSnapshot(
   return withTransaction(files, descriptorPath, options, async transaction => {
     const uuid = options.uuid ?? newGuid()
     checkSnapshotPossible(transaction.descriptor, uuid)
-    const top = await openIdleTop(transaction)
+    const top = await openIdleTop(transaction, options)
     try {
       const path = newDeltaPath(transaction.directory, transaction.descriptor)
       await transaction.stage(withSnapshot(transaction.descriptor, uuid, transaction.fileOf(path)))
@@ -110,25 +110,53 @@ export function newDeltaPath(directory: string, descriptor: Descriptor): string 
 }
 
 /**
- * The top delta, open and locked against writers until it is closed.
+ * The top delta, open and locked against writers until it is closed. One that was not closed
+ * cleanly is checked, and repaired if that loses nothing.
  *
- * @throws PloopError status 37 when another process has it open for writing, 4 when it was not
- *         closed cleanly
+ * @throws PloopError status 37 when another process has it open for writing, that of the check
+ *         when it is damaged
  */
-async function openIdleTop(transaction: Transaction): Promise<DeltaFile> {
+async function openIdleTop(transaction: Transaction, options: SnapshotOptions): Promise<DeltaFile> {
   const { descriptor, files } = transaction
   const path = pathOfGuid(transaction, descriptor.topGuid)
   const raw = isRawImage(descriptor, descriptor.topGuid)
-  const top = await DeltaFile.open(files, path, {
-    writable: false,
-    rawClusterSectors: raw ? descriptor.clusterSectors : undefined,
-  })
+  const rawClusterSectors = raw ? descriptor.clusterSectors : undefined
+  const open = (writable: boolean): Promise<DeltaFile> =>
+    DeltaFile.open(files, path, { writable, rawClusterSectors }).catch((cause: unknown) => {
+      throw openError(cause)
+    })
+  const top = await open(false)
   if (top.header === undefined || !isInUse(top.header.inUse)) return top
   await top.close()
-  throw new PloopError('TOP_IN_USE', 'the image was not closed cleanly', {
-    status: 'open',
-    path,
-    hint: `run "ploop-nbd check ${join(transaction.path)}"`,
+  const repaired = await open(true)
+  try {
+    await repairTop(repaired, options)
+    return repaired
+  } catch (cause) {
+    await repaired.close()
+    throw cause
+  }
+}
+
+/** An image whose header is bad cannot be opened, to scripts: status 4. */
+function openError(cause: unknown): unknown {
+  if (!(cause instanceof PloopError) || cause.status !== 'format') return cause
+  const { code, message, path, offset } = cause
+  return new PloopError(code, message, { status: 'open', path, offset, cause })
+}
+
+/** An unreferenced tail is kept: it costs space, cutting it might cost data. */
+async function repairTop(top: DeltaFile, options: SnapshotOptions): Promise<void> {
+  const { log, signal } = options
+  log?.warn('the image was not closed cleanly: checking it', { path: top.path })
+  const result = await checkOpenDelta(top, {
+    ...{ detailed: true, dropInUse: true, keepTail: true, signal },
+    onMessage: message => log?.[message.level === 'warning' ? 'warn' : 'info'](message.text),
+  })
+  if (result.status === 'ok') return
+  const words = result.messages.filter(message => message.level === 'error').at(-1)?.text
+  throw new PloopError('TOP_DAMAGED', words ?? 'the image is damaged', {
+    ...{ status: result.status, path: top.path, hint: `run "ploop-nbd check -f ${top.path}"` },
   })
 }
 

@@ -44,7 +44,7 @@ export async function resolveDescriptor(files: Files, path: string): Promise<str
   try {
     return await files.realPath(path)
   } catch (cause) {
-    throw descriptorError(cause, `cannot find the descriptor`, path)
+    throw descriptorError(cause, 'cannot find the descriptor', path)
   }
 }
 
@@ -77,7 +77,8 @@ async function loadDescriptor(files: Files, path: string): Promise<Descriptor> {
 
 function descriptorError(cause: unknown, fact: string, path: string): unknown {
   if (!(cause instanceof PloopError)) return cause
-  return new PloopError('DESCRIPTOR_FILE', `${fact}: ${cause.message}`, {
+  const reason = cause.message.replace(/^cannot [^:]*: /, '')
+  return new PloopError('DESCRIPTOR_FILE', `${fact}: ${reason}`, {
     status: 'descriptor',
     path,
     operation: cause.operation,
