@@ -16,6 +16,9 @@ export class ClusterSet {
   readonly #pages = new Map<number, Uint32Array>()
   #count = 0
   #highest = -1
+  // neighbours come one after the other
+  #lastNumber = -1
+  #lastPage: Uint32Array = new Uint32Array(0)
 
   /** Clusters in the set. */
   get count(): number {
@@ -68,10 +71,14 @@ export class ClusterSet {
   }
 
   #page(number: number): Uint32Array {
-    const known = this.#pages.get(number)
-    if (known !== undefined) return known
-    const page = new Uint32Array(wordsPerPage)
-    this.#pages.set(number, page)
+    if (number === this.#lastNumber) return this.#lastPage
+    let page = this.#pages.get(number)
+    if (page === undefined) {
+      page = new Uint32Array(wordsPerPage)
+      this.#pages.set(number, page)
+    }
+    this.#lastNumber = number
+    this.#lastPage = page
     return page
   }
 }

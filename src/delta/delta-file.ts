@@ -144,6 +144,11 @@ export class DeltaFile {
     return Math.floor(this.#fileSizeBytes / this.clusterBytes)
   }
 
+  /** Asks for the file's length again: whoever served the delta has changed it. */
+  async refreshSize(): Promise<void> {
+    this.#fileSizeBytes = (await this.handle.stat()).sizeBytes
+  }
+
   /** Sets the file's length and remembers it. Not synced. */
   async truncate(sizeBytes: number): Promise<void> {
     assert(this.writable, 'a delta opened for reading is never written')

@@ -26,7 +26,7 @@ export function readCNumber(text: string): { value: number; rest: string } | und
     const value = Number.parseInt(number, base)
     if (!Number.isSafeInteger(value)) return undefined
     const unused = (digits ?? '').length - usedLength
-    return { value, rest: text.slice((whole ?? '').length - unused) }
+    return { value, rest: text.slice(whole.length - unused) }
   }
 }
 

@@ -11,6 +11,7 @@
  *           the whole disk raw: then its base has no header. See docs/format.md, "Descriptor".
  */
 import path from 'node:path'
+import { assert } from '../base/assert.js'
 import { PloopError } from '../base/errors.js'
 import { type Guid, isGuid, noneGuid, sameGuid, topGuid as activeGuid } from '../base/guid.js'
 import { parseCNumber } from './c-number.js'
@@ -219,8 +220,8 @@ export class Descriptor {
 
   /** @throws {PloopError} status 23 with the first contradiction found */
   validate(): void {
-    const { images, shots, topGuid } = this
-    void this.clusterSectors
+    const { images, shots, topGuid, clusterSectors } = this
+    assert(clusterSectors > 0, 'reading it has checked it')
     if (images.length === 0) refuseDescriptor('no Image')
     if (this.#isPreallocated() && images.some(image => image.type === 'Plain')) {
       refuseDescriptor('a preallocated disk with a Plain image')
