@@ -127,6 +127,8 @@ export class Transaction {
   #descriptor: Descriptor | undefined
   #staged: Descriptor | undefined
   #created: string[] = []
+  /** X.tmp may be there and is ours */
+  #asideWritten = false
   /** no descriptor has ever been stored: closing takes the lock file along */
   #isNew = false
 
@@ -210,6 +212,7 @@ export class Transaction {
   /** Writes the future descriptor to X.tmp. May be called again with a better one. */
   async stage(next: Descriptor): Promise<void> {
     const text = next.toString()
+    this.#asideWritten = true
     try {
       await replaceFile(this.files, this.#aside, new TextEncoder().encode(text))
     } catch (cause) {
@@ -234,6 +237,7 @@ export class Transaction {
     }
     this.#descriptor = this.#staged
     this.#staged = undefined
+    this.#asideWritten = false
     this.#created = []
     this.#isNew = false
     await this.files.syncDirectory(this.directory)
@@ -252,10 +256,11 @@ export class Transaction {
   /** Undoes what was not committed, and unlocks. Idempotent. */
   async close(): Promise<void> {
     const leftovers = [...this.#created].reverse()
-    if (this.#staged !== undefined) leftovers.push(this.#aside)
+    if (this.#asideWritten) leftovers.push(this.#aside)
     if (this.#isNew) leftovers.push(this.#lock.lockPath)
     this.#created = []
     this.#staged = undefined
+    this.#asideWritten = false
     this.#isNew = false
     for (const path of leftovers) {
       try {

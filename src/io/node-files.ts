@@ -14,7 +14,7 @@ import { errnoName, PloopError } from '../base/errors.js'
 import type { ExitStatusName } from '../base/exit-status.js'
 import type { FileHandle, Files, FileStat, LockKind, OpenMode } from './files.js'
 import { runOnDescriptor } from './inherited-descriptor.js'
-import type { NativeAddon } from './native.js'
+import { addonMissingReason, loadAddon, type NativeAddon } from './native.js'
 
 /** The part of the addon this file uses. */
 export type FileAddon = Pick<NativeAddon, 'flock' | 'fallocate' | 'seek'>
@@ -287,4 +287,6 @@ export function createNodeFiles(addon: FileAddon | undefined): Files {
 }
 
 /** The real files of this machine. */
-export const nodeFiles: Files = createNodeFiles(undefined)
+export const nodeFiles: Files = createNodeFiles(
+  addonMissingReason() === undefined ? loadAddon() : undefined,
+)
