@@ -12,6 +12,7 @@ import { basename, dirname, resolve } from 'node:path'
 import { errnoName, PloopError } from '../base/errors.js'
 import type { EngineChoice } from '../dataplane/choose-engine.js'
 import type { Guid } from '../base/guid.js'
+import type { ChainInput } from '../image/open.js'
 import { loadAddon, type NativeAddon } from '../io/native.js'
 import type { ListenChoice } from '../server/listen.js'
 import type { CacheMode } from '../server/serve-chain.js'
@@ -58,12 +59,8 @@ export async function serve(input: ServeInput, context: ServeContext): Promise<n
   if (input.exitWithParent && !addon.dieWithParent()) return 0
   const disks = input.disks.map(source => ({
     name: source.name ?? defaultName(source.paths),
-    input: {
-      paths: source.paths,
-      node: input.node,
-      rawBase: input.rawBase,
-      clusterSectors: input.clusterSectors,
-    },
+    input: chainInput(source, input),
+    rawClusterSectors: input.clusterSectors,
     readOnly: input.readOnly,
     cache: input.cache,
   }))
@@ -89,6 +86,13 @@ export async function serve(input: ServeInput, context: ServeContext): Promise<n
   notify(addon, input.notifySocket, 'STOPPING=1')
   await server.stop(hurry)
   return outcome
+}
+
+function chainInput({ paths }: DiskSource, input: ServeInput): ChainInput {
+  const [first = ''] = paths
+  if (first.endsWith('.xml')) return { kind: 'descriptor', path: first, guid: input.node }
+  const rawClusterSectors = input.rawBase ? input.clusterSectors : undefined
+  return { kind: 'deltas', paths, rawClusterSectors }
 }
 
 /** A descriptor is named after its directory, as in /vz/root.hdd/DiskDescriptor.xml. */

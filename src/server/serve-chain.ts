@@ -8,14 +8,14 @@
  * Leaves:   checks of images to the image layer, requests to the disk.
  * Promises: the mark is cleared only when everything is durable. A read-only chain is not touched.
  */
+import { assert } from '../base/assert.js'
 import { PloopError } from '../base/errors.js'
 import type { Logger } from '../base/log.js'
-import { encodeHeader } from '../format/header.js'
-import type { DeltaFile } from '../delta/delta-file.js'
+import { decodeHeader, encodeHeader, isInUse } from '../format/header.js'
 import type { ClosedExport, ExportSpec, LevelSpec } from '../dataplane/messages.js'
-import { newDiskMap } from '../disk/map.js'
+import { newDiskMap, type DiskMap } from '../disk/map.js'
 import { closeTop } from '../image/close.js'
-import { buildMap, openChain, type Chain, type ChainInput } from '../image/open.js'
+import { openChain, type ChainInput, type ChainLevel, type OpenedChain } from '../image/open.js'
 import type { Files } from '../io/files.js'
 import type { NativeAddon } from '../io/native.js'
 
@@ -25,6 +25,8 @@ export interface ServeChainOptions {
   readonly name: string
   readonly description?: string | undefined
   readonly input: ChainInput
+  /** overrides the descriptor's cluster size, for raw disks */
+  readonly rawClusterSectors?: number | undefined
   readonly readOnly: boolean
   readonly cache: CacheMode
 }
@@ -35,46 +37,50 @@ export interface ServeChainContext {
   readonly log: Logger
 }
 
-/** file cluster numbers of version 1 are sectors in 32 bits, those of version 2 clusters */
-const entryMax = 0xffffffff
+/** A dying server's last operations may take a moment; its lock is waited for that long. */
+const deltaLockTimeoutMs = 2000
 
 export class ServedChain {
   readonly name: string
-  readonly chain: Chain
   readonly spec: ExportSpec
-  readonly #context: ServeChainContext
+  readonly #chain: OpenedChain
+  readonly #addon: NativeAddon
 
-  private constructor(name: string, chain: Chain, spec: ExportSpec, context: ServeChainContext) {
-    this.name = name
-    this.chain = chain
+  private constructor(chain: OpenedChain, spec: ExportSpec, addon: NativeAddon) {
+    this.name = spec.name
     this.spec = spec
-    this.#context = context
+    this.#chain = chain
+    this.#addon = addon
   }
 
   /** Locks, checks and marks; the chain is ready to be served. */
   static async open(options: ServeChainOptions, context: ServeChainContext): Promise<ServedChain> {
     const { files, log } = context
-    const chain = await openChain(files, options.input, { readOnly: options.readOnly, log })
+    const { input, name, description, readOnly, rawClusterSectors } = options
+    const made: DiskMap[] = []
+    const newMap = (clusterCount: number): DiskMap => {
+      const map = newDiskMap(clusterCount)
+      made.push(map)
+      return map
+    }
+    const chain = await openChain(files, input, {
+      ...{ readOnly, rawClusterSectors, newMap, deltaLockTimeoutMs, log },
+    })
     try {
-      const map = newDiskMap(chain.clusterCount)
-      await buildMap(chain, map)
-      const top = topOf(chain)
-      if (!chain.readOnly) await top.markInUse()
-      const levels = chain.levels.map((level, index) =>
-        levelSpec(chain, level, index, options.cache, context),
-      )
-      const { clusterBytes, sizeBytes, version, readOnly } = chain
+      const [map] = made
+      assert(map !== undefined, 'opening a chain fills its map')
+      const levels = chain.levels.map(level => levelSpec(chain, level, options.cache, context))
+      const { clusterBytes, sizeBytes, version, maxFileClusters, allocHead } = chain
+      const { header, delta } = chain.top
       const spec: ExportSpec = {
-        name: options.name,
-        description: options.description,
-        ...{ clusterBytes, sizeBytes, version, readOnly, levels, map },
-        headerBytes: top.header === undefined ? new Uint8Array(0) : encodeHeader(top.header),
-        firstDataCluster: top.batClusterCount,
-        allocHead: top.allocHead,
-        maxFileClusters: maxFileClusters(chain),
+        ...{ name, description, clusterBytes, sizeBytes, version, readOnly, levels, map },
+        ...{ maxFileClusters, allocHead },
+        headerBytes: delta.header === undefined ? new Uint8Array(0) : encodeHeader(delta.header),
+        firstDataCluster: delta.batClusterCount,
         copyRange: false,
       }
-      return new ServedChain(options.name, chain, spec, context)
+      assert(readOnly || header === undefined || isMarked(spec), 'the top is marked in use')
+      return new ServedChain(chain, spec, context.addon)
     } catch (error) {
       await chain.close().catch(() => undefined)
       throw error
@@ -86,7 +92,7 @@ export class ServedChain {
    * @throws PloopError when the image stays marked in use
    */
   async close(left: ClosedExport): Promise<void> {
-    const { chain } = this
+    const chain = this.#chain
     try {
       this.#endDirect()
       if (chain.readOnly) return
@@ -96,12 +102,15 @@ export class ServedChain {
           'writing or flushing the image failed, so it stays marked in use',
           {
             status: 'write',
-            path: topOf(chain).path,
-            hint: 'see to the storage below it; then "ploop-nbd check" or serving it checks the image',
+            path: chain.top.path,
+            hint: 'see to the storage; whoever opens the image next checks it first',
           },
         )
       }
-      await closeTop(chain, left.allocHead)
+      const usedEnd = usedClusters(this.spec)
+      const firstData = this.spec.firstDataCluster
+      const isEmpty = usedEnd <= firstData
+      await closeTop(chain.top.delta, { allocHead: Math.max(usedEnd, firstData), isEmpty })
     } finally {
       await chain.close()
     }
@@ -110,46 +119,46 @@ export class ServedChain {
   /** Ends without touching any file: the image stays as it is. */
   async abandon(): Promise<void> {
     this.#endDirect()
-    await this.chain.close()
+    await this.#chain.close()
   }
 
   #endDirect(): void {
-    this.spec.levels.forEach(level => {
-      if (level.direct) this.#context.addon.setDirect(level.fd, false)
-    })
+    for (const level of this.spec.levels) {
+      if (level.direct) this.#addon.setDirect(level.fd, false)
+    }
   }
 }
 
-function topOf(chain: Chain): DeltaFile {
-  const top = chain.levels.at(-1)
-  if (top === undefined) throw new RangeError('a chain has at least one level')
-  return top
+function isMarked(spec: ExportSpec): boolean {
+  return isInUse(decodeHeader(spec.headerBytes, spec.name).inUse)
 }
 
-function maxFileClusters(chain: Chain): number {
-  const unit = chain.version === 1 ? chain.clusterBytes / 512 : 1
-  const byEntry = Math.floor(entryMax / unit)
-  const byDescriptor = chain.maxDeltaSectors
-  if (byDescriptor === undefined) return byEntry
-  return Math.min(byEntry, Math.floor((byDescriptor * 512) / chain.clusterBytes))
+/** How many clusters of the top's file are referred to, counted from its start. */
+function usedClusters({ map, levels }: ExportSpec): number {
+  const topMark = levels.length
+  let end = 0
+  for (let index = map.levels.indexOf(topMark); index >= 0;) {
+    end = Math.max(end, (map.clusters[index] ?? 0) + 1)
+    index = map.levels.indexOf(topMark, index + 1)
+  }
+  return end
 }
 
 function levelSpec(
-  chain: Chain,
-  level: DeltaFile,
-  index: number,
+  chain: OpenedChain,
+  level: ChainLevel,
   cache: CacheMode,
   context: ServeChainContext,
 ): LevelSpec {
   const { fd } = level.handle
-  if (fd === undefined) throw new RangeError('only real files can be served')
-  const isTop = index === chain.levels.length - 1
-  const wantsDirect = cache === 'direct' || (cache === 'auto' && isTop && !chain.readOnly)
+  assert(fd !== undefined, 'only real files can be served')
+  const isWritten = level === chain.top && !chain.readOnly
+  const wantsDirect = cache === 'direct' || (cache === 'auto' && isWritten)
   const alignmentBytes = wantsDirect ? beginDirect(level, fd, context) : 0
   return {
     fd,
     clusterCount: level.clusterCount,
-    sizeBytes: level.fileSizeBytes,
+    sizeBytes: level.delta.fileSizeBytes,
     raw: level.isRaw,
     direct: alignmentBytes > 0,
     alignmentBytes: Math.max(1, alignmentBytes),
@@ -157,7 +166,7 @@ function levelSpec(
 }
 
 /** @returns the alignment that direct I/O needs, or 0 when the page cache is used instead */
-function beginDirect(level: DeltaFile, fd: number, context: ServeChainContext): number {
+function beginDirect(level: ChainLevel, fd: number, context: ServeChainContext): number {
   const { addon, log } = context
   const refused = (reason: string): number => {
     log.warn(`${level.path}: ${reason}; using the page cache for it`)
@@ -168,7 +177,7 @@ function beginDirect(level: DeltaFile, fd: number, context: ServeChainContext): 
   if (!direct) return refused('the file system does not allow direct I/O')
   if (alignmentBytes > 4096) return refused(`direct I/O here needs ${alignmentBytes}-byte blocks`)
   // The end of a raw file inside a block could be written only by making the file longer.
-  if (level.isRaw && level.fileSizeBytes % alignmentBytes !== 0) {
+  if (level.isRaw && level.delta.fileSizeBytes % alignmentBytes !== 0) {
     return refused(`its size is no multiple of ${alignmentBytes} bytes, as direct I/O needs`)
   }
   try {
