@@ -56,7 +56,7 @@ export function parseNbdUri(text: string): NbdUri {
 }
 
 function parseServer(server: string): { host: string; port: number } {
-  const match = /^(?:\[([0-9A-Fa-f:.%]+)\]|([^:[\]]*))(?::([0-9]*))?$/.exec(server)
+  const match = /^(?:\[([0-9A-Za-z:.%_~-]+)\]|([^:[\]]*))(?::([0-9]*))?$/.exec(server)
   if (match === null) throw new UriError(`${quoteText(server)} is not HOST or HOST:PORT`)
   const [, address, name, port = ''] = match
   const host = decode(address ?? name ?? '') || 'localhost'

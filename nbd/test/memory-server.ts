@@ -124,18 +124,18 @@ export class MemoryServer {
   }
 
   /** What was sent since the last call. */
-  output(): Uint8Array {
+  output(): Buffer {
     const all = Buffer.concat(this.#output)
     this.#output = []
     return all
   }
 
-  receive(bytes: Uint8Array): Uint8Array {
+  receive(bytes: Uint8Array): Buffer {
     this.#act(this.connection.receive(bytes))
     return this.output()
   }
 
-  end(): Uint8Array {
+  end(): Buffer {
     this.#act(this.connection.end())
     return this.output()
   }
