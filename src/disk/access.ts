@@ -64,15 +64,14 @@ export class FileAccess {
     lengthBytes: number,
   ): void {
     const { top } = this.#core
-    const limit = pieceBytes - this.#topAlignment * 2
     let done = 0
     while (done < lengthBytes) {
       const buffer = memoryAt(request, position + done)
       let count = Math.min(lengthBytes - done, memoryRest(request, position + done))
       const to = fileOffsetBytes + done
       if (top.direct && !isFit(top, to, count, buffer)) {
-        count = Math.min(count, limit)
-        this.#writeThroughBuffer(party, request, to, count, buffer)
+        count = this.#bounceBytes(to, lengthBytes - done)
+        this.#writeThroughBuffer(party, request, to, count, position + done)
       } else this.#writeDirectly(party, request, to, count, buffer)
       done += count
     }
@@ -85,10 +84,12 @@ export class FileAccess {
     fileOffsetBytes: number,
     lengthBytes: number,
   ): void {
-    const limit = pieceBytes - this.#topAlignment * 2
-    for (let done = 0; done < lengthBytes; done += limit) {
-      const count = Math.min(limit, lengthBytes - done)
-      this.#writeThroughBuffer(party, request, fileOffsetBytes + done, count, undefined)
+    let done = 0
+    while (done < lengthBytes) {
+      const to = fileOffsetBytes + done
+      const count = this.#bounceBytes(to, lengthBytes - done)
+      this.#writeThroughBuffer(party, request, to, count, undefined)
+      done += count
     }
   }
 
@@ -204,13 +205,32 @@ export class FileAccess {
     },
   }
 
-  /** @param source where the bytes are, or undefined for zeros */
+  /**
+   * How much of a write goes through one job buffer. It ends with a block unless it is the last:
+   * two read-modify-writes of one block at the same time would lose the bytes of one of them.
+   */
+  #bounceBytes(to: number, lengthBytes: number): number {
+    const unit = this.#topAlignment
+    return Math.min(lengthBytes, roundDown(to + pieceBytes - unit * 2, unit) - to)
+  }
+
+  /** Copies from the request's memory, which may lie in pieces. */
+  #gather(request: DiskRequest, position: number, lengthBytes: number, target: number): void {
+    for (let done = 0; done < lengthBytes;) {
+      const source = memoryAt(request, position + done)
+      const count = Math.min(lengthBytes - done, memoryRest(request, position + done))
+      this.#core.memory.copyWithin(target + done, source, source + count)
+      done += count
+    }
+  }
+
+  /** @param position where in the request's memory the bytes are, or undefined for zeros */
   #writeThroughBuffer(
     party: Party,
     request: DiskRequest,
     to: number,
     count: number,
-    source: number | undefined,
+    position: number | undefined,
   ): void {
     const core = this.#core
     const { file } = core.top
@@ -218,8 +238,8 @@ export class FileAccess {
     const end = roundUp(to + count, this.#topAlignment)
     const change = (buffer: number): void => {
       const at = buffer + to - start
-      if (source === undefined) core.memory.fill(0, at, at + count)
-      else core.memory.copyWithin(at, source, source + count)
+      if (position === undefined) core.memory.fill(0, at, at + count)
+      else this.#gather(request, position, count, at)
     }
     party.partStarted(request)
     core.withBuffer(buffer => {

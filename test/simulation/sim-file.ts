@@ -6,7 +6,7 @@
  * make the present state. An fdatasync makes effects durable; a power cut keeps, loses or tears each
  * of the others, at 512 bytes. A file's size and reserved space are metadata and may be lost alike.
  */
-import { Random } from './random.js'
+import type { Random } from './random.js'
 import { SparseBytes } from './sparse-bytes.js'
 
 export const sectorBytes = 512

@@ -106,6 +106,11 @@ export class SimHost implements DiskHost {
     this.#requests.add(request)
   }
 
+  /** Lent memory of a reader past the disk comes back. */
+  takeBack(request: DiskRequest): void {
+    this.#requests.delete(request)
+  }
+
   /** A read that the data plane does by itself, from the map: the disk never hears of it. */
   readPast(
     file: number,
@@ -223,7 +228,7 @@ export class SimHost implements DiskHost {
     this.#takenJobs.add(buffer)
     this.jobsTakenMax = Math.max(this.jobsTakenMax, this.#takenJobs.size)
     // what the last user left behind must not matter
-    this.memory.fill(0xa5, buffer, buffer + pieceBytes)
+    this.memory.fill(0xa5, buffer, buffer + this.random.pick([4096, 65536, pieceBytes]))
     return buffer
   }
 

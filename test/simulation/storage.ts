@@ -35,8 +35,10 @@ export interface Faults {
   zeroAnswer?: number
   punchAnswer?: number
   copyAnswer?: number
-  /** a broken device: reports fdatasync done and does nothing, from the 1st to this one */
-  ignoreSyncsUntil?: number
+  /** a lying device: an fdatasync for which this says true reports success and does nothing */
+  ignoreSync?: (file: SimFile) => boolean
+  /** hears of each write as it takes effect */
+  watchWrite?: (file: SimFile, offsetBytes: number) => void
 }
 
 export type OperationKind =
@@ -66,7 +68,7 @@ class Flight {
     readonly putAt: number,
   ) {}
 
-  get ended(): boolean {
+  hasEnded(): boolean {
     return this.landed === 'all'
   }
 }
@@ -122,9 +124,9 @@ export class Storage {
     const index = this.random.below(flights.length)
     const flight = flights[index] as Flight
     this.clock++
-    if (!flight.ended) {
+    if (!flight.hasEnded()) {
       this.#land(flight)
-      if (!flight.ended || this.random.chance(0.3)) return true
+      if (!flight.hasEnded() || this.random.chance(0.3)) return true
     }
     flights[index] = flights[flights.length - 1] as Flight
     flights.pop()
@@ -137,7 +139,7 @@ export class Storage {
   perform(operation: Omit<Operation, 'done'>): number {
     let result = 0
     const flight = new Flight({ ...operation, done: r => (result = r) }, ++this.clock)
-    while (!flight.ended) this.#land(flight)
+    while (!flight.hasEnded()) this.#land(flight)
     flight.reportedAt = ++this.clock
     flight.operation.done(flight.result)
     return result
@@ -154,11 +156,11 @@ export class Storage {
   ): void {
     if (inFlight !== undefined) this.put({ ...inFlight, done: () => undefined })
     for (const flight of random.shuffle(this.#flights.slice())) {
-      if (flight.ended) continue
+      if (flight.hasEnded()) continue
       if (flight.operation.kind === 'read') continue
       // whether it takes effect at all; what of it survives is then the policy's matter
       if (random.chance(0.5)) this.#land(flight, random)
-      if (!flight.ended && random.chance(0.5)) this.#land(flight, random)
+      if (!flight.hasEnded() && random.chance(0.5)) this.#land(flight, random)
     }
     this.#flights = []
     this.directory.cutPower(random)
@@ -219,6 +221,7 @@ export class Storage {
   #landWrite(flight: Flight, random: Random): void {
     const { file, offsetBytes, lengthBytes } = flight.operation
     const bytes = flight.operation.bytes as Uint8Array
+    this.faults.watchWrite?.(file, offsetBytes)
     const write = (from: number, to: number): void => {
       if (to > from) {
         file.write(offsetBytes + from, bytes.subarray(from, to), flight, this.clock)
@@ -226,8 +229,7 @@ export class Storage {
     }
     flight.result = lengthBytes
     if (flight.landed === 'nothing' && lengthBytes > sectorBytes && random.chance(0.4)) {
-      const middle = offsetBytes + random.below(lengthBytes)
-      flight.split = Math.max(0, Math.floor(middle / sectorBytes) * sectorBytes - offsetBytes)
+      flight.split = this.#sectorSplit(flight.operation, random)
       flight.landed = random.chance(0.5) ? 'head' : 'tail'
       if (flight.landed === 'head') write(0, flight.split)
       else write(flight.split, lengthBytes)
@@ -239,13 +241,20 @@ export class Storage {
     flight.landed = 'all'
   }
 
+  /** A place inside a write, at the border of a sector of the file. */
+  #sectorSplit(operation: Operation, random: Random): number {
+    const { offsetBytes, lengthBytes } = operation
+    const middle = offsetBytes + random.below(lengthBytes + 1)
+    return Math.max(0, Math.floor(middle / sectorBytes) * sectorBytes - offsetBytes)
+  }
+
   #execute(flight: Flight): number {
     const { kind, file, offsetBytes, lengthBytes, bytes, source } = flight.operation
     switch (kind) {
       case 'read':
         return file.read(offsetBytes, bytes as Uint8Array)
       case 'sync':
-        if (this.counts.sync > (this.faults.ignoreSyncsUntil ?? 0)) file.makeDurable(flight.putAt)
+        if (this.faults.ignoreSync?.(file) !== true) file.makeDurable(flight.putAt)
         return 0
       case 'allocate':
         file.allocate(offsetBytes, lengthBytes, flight, this.clock)
@@ -293,7 +302,7 @@ export class Storage {
       kind === 'write' &&
       (nth === faults.failWriteAt || nth >= (faults.failWritesFrom ?? Infinity))
     ) {
-      const part = Math.floor(random.below(lengthBytes + 1) / sectorBytes) * sectorBytes
+      const part = this.#sectorSplit(operation, random)
       if (part > 0) {
         file.write(offsetBytes, (bytes as Uint8Array).subarray(0, part), flight, this.clock)
       }
