@@ -65,7 +65,7 @@ class PlaneWorker {
       const now = performance.now()
       if (now >= this.#graceEndsMs) {
         this.#graceEndsMs = Infinity
-        this.#plane.hangUpAll()
+        this.#plane.clients.hangUpAll()
       }
       this.#plane.tick(now)
       this.#reportConnections()
@@ -76,7 +76,7 @@ class PlaneWorker {
   }
 
   #reportConnections(): void {
-    const count = this.#plane.connectionCount
+    const count = this.#plane.clients.count
     if (count === this.#lastCount) return
     this.#lastCount = count
     say({ kind: 'connections', count, total: this.#plane.stats.connections })
@@ -121,13 +121,13 @@ class PlaneWorker {
     },
     shutDown: ({ graceMs }, answer) => {
       this.#graceEndsMs = performance.now() + graceMs
-      this.#plane.shutDown(() => {
+      this.#plane.clients.shutDown(() => {
         this.#graceEndsMs = Infinity
         answer(undefined)
       })
     },
     hangUpAll: (_none, answer) => {
-      this.#plane.hangUpAll()
+      this.#plane.clients.hangUpAll()
       answer(undefined)
     },
     stats: (_none, answer) => {
@@ -170,7 +170,7 @@ class PlaneWorker {
       writtenBytes: stats.writtenBytes,
       refusals: stats.refusals,
       failures: stats.failures,
-      connections: this.#plane.connectionCount,
+      connections: this.#plane.clients.count,
       exports: this.#plane.exports.all.map(served => ({
         name: served.name,
         connections: served.connections.size,

@@ -82,23 +82,25 @@ export class Publisher {
       this.#collecting.set(clusterIndex, onDisk)
     }
     if (formerFileCluster !== 0) this.#releasing.push(formerFileCluster)
-    if (this.#collecting.size >= pendingMax && !this.#isRunning) this.#startRound()
+    if (this.#collecting.size >= pendingMax) this.#startRound()
   }
 
   /** Answers the request when all that was acknowledged before this call is durable. */
   flush(request: DiskRequest): void {
     this.#waiting.push(request)
-    if (!this.#isRunning) this.#startRound()
+    this.#startRound()
   }
 
   /** Publishes changes that nobody flushed for a while. */
   tick(nowMs: number): void {
     if (this.#collecting.size === 0) this.#collectingSinceMs = -1
     else if (this.#collectingSinceMs < 0) this.#collectingSinceMs = nowMs
-    else if (nowMs - this.#collectingSinceMs >= patienceMs && !this.#isRunning) this.#startRound()
+    else if (nowMs - this.#collectingSinceMs >= patienceMs) this.#startRound()
   }
 
+  /** Does nothing while a round is running: that one starts the next when it ends. */
   #startRound(): void {
+    if (this.#isRunning) return
     const waiters = this.#waiting
     this.#waiting = []
     if (this.#core.failedErrno !== 0) {
@@ -160,7 +162,7 @@ export class Publisher {
     this.#isRunning = false
     if (released.length > 0) this.#released(released)
     this.#answer(waiters)
-    if (this.#waiting.length > 0 && !this.#isRunning) this.#startRound()
+    if (this.#waiting.length > 0) this.#startRound()
   }
 
   /** From here on every flush fails, and the image is not marked clean at the end. */

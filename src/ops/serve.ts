@@ -29,8 +29,8 @@ export interface DiskSource {
 export interface ServeInput {
   readonly disks: readonly DiskSource[]
   readonly readOnly: boolean
-  /** which node of the tree; `base` is the one without parent */
-  readonly node: Guid | 'base' | undefined
+  /** which node of the tree; the word `base` means the one without parent */
+  readonly node: Guid | undefined
   /** the first delta file of a list is headerless */
   readonly rawBase: boolean
   readonly clusterSectors: number | undefined
