@@ -53,6 +53,7 @@ function serve() {
   const child = spawn(program, ['serve', '--socket', socketPath, '--export', 'demo', descriptor], {
     cwd: root,
     stdio: ['ignore', 'pipe', 'inherit'],
+    detached: true,
   })
   passSignalsTo(child)
   createInterface({ input: child.stdout }).once('line', uri => {
@@ -81,11 +82,9 @@ function chooseSocketPath() {
   }
 }
 
-/** On a terminal Ctrl-C reaches the server by itself: passing it on would be a second one. */
+/** The server has a process group of its own, so that a Ctrl-C reaches it once, from here. */
 function passSignalsTo(child) {
-  process.on('SIGTERM', () => child.kill('SIGTERM'))
-  process.on('SIGHUP', () => child.kill('SIGTERM'))
-  process.on('SIGINT', () => {
-    if (!process.stdin.isTTY) child.kill('SIGTERM')
-  })
+  for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP']) {
+    process.on(signal, () => child.kill(signal === 'SIGINT' ? 'SIGINT' : 'SIGTERM'))
+  }
 }

@@ -25,6 +25,7 @@ const building = [
 /** What the commands printed by `npm start` use. */
 const demonstrating = [
   need('libnbd-bin', 'nbdinfo', 'nbdcopy', 'nbdfuse'),
+  need('file', 'file'), // nbdinfo asks it what is on the disk
   need('fuse3', 'fusermount3'),
   need('qemu-utils', 'qemu-img', 'qemu-io', 'qemu-nbd'),
   ...(existsSync('/dev/nbd0') ? [need('nbd-client', 'nbd-client')] : []),
