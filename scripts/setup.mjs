@@ -22,10 +22,10 @@ import { whyNoMachine } from './vm/machine-programs.mjs'
 export async function setUp(purpose) {
   requireNode()
   await oneAtATime(async () => {
-    await installSystemPackages(purpose)
+    const installedPackages = await installSystemPackages(purpose)
     await installNodeModules()
     if (purpose === 'test') await prepareKernelDevice()
-    await buildNative()
+    await buildNative(installedPackages)
     await buildTypeScript()
   })
 }

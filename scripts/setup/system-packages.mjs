@@ -11,14 +11,16 @@ import { SetupError, findProgram, run, say } from './step.mjs'
 const env = { DEBIAN_FRONTEND: 'noninteractive' }
 const aptOptions = ['-y', '-qq', '-o', 'DPkg::Lock::Timeout=600']
 
+/** @returns the packages that were installed */
 export async function installSystemPackages(purpose) {
   const { needed, wanted } = packageLists(purpose)
   const missing = missingPackages([...needed, ...wanted])
-  if (missing.length === 0) return
+  if (missing.length === 0) return []
   const command = `apt-get install --no-install-recommends ${missing.join(' ')}`
   if (findProgram('apt-get') !== undefined && process.getuid?.() === 0) {
     say(`installing system packages: ${missing.join(' ')}`)
-    return aptInstall(missing)
+    await aptInstall(missing)
+    return missing
   }
   const advice =
     findProgram('apt-get') === undefined
@@ -29,6 +31,7 @@ export async function installSystemPackages(purpose) {
     throw new SetupError(`not on this machine: ${missing.join(' ')}\n${advice}`)
   }
   say(`going on without ${missing.join(' ')}: tests that need them are skipped; ${advice}`)
+  return []
 }
 
 async function aptInstall(names) {
