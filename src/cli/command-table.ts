@@ -330,6 +330,12 @@ const serve: CommandRow = {
       value: 'N',
       text: 'clients at a time (default: 128)',
     },
+    {
+      key: 'maxMapSize',
+      long: 'max-map-size',
+      value: 'SIZE',
+      text: 'memory for the map of a disk, 5 bytes per cluster (default: 1G)',
+    },
     { key: 'exitWithParent', long: 'exit-with-parent', text: 'end when the parent process ends' },
     {
       key: 'run',
@@ -342,6 +348,7 @@ const serve: CommandRow = {
     'FORMAT := { raw | ploop1 }',
     'MODE := { auto | direct | buffered }',
     'ENGINE := { auto | uring | threads }',
+    sizeGrammar,
     uuidGrammar,
   ],
   examples: [

@@ -183,9 +183,10 @@ class NodeFile implements FileHandle {
     offsetBytes: number,
   ): Promise<{ startBytes: number; endBytes: number } | undefined> {
     return wrap(this.#failure('lseek', 'read', 'look for data in', offsetBytes), async () => {
-      const { size } = await this.#file.stat()
-      if (offsetBytes >= size) return undefined
-      if (this.#addon === undefined) return { startBytes: offsetBytes, endBytes: size }
+      if (this.#addon === undefined) {
+        const { size } = await this.#file.stat()
+        return offsetBytes >= size ? undefined : { startBytes: offsetBytes, endBytes: size }
+      }
       const startBytes = this.#addon.seek(this.#file.fd, 'data', offsetBytes)
       if (startBytes < 0) return undefined
       return { startBytes, endBytes: this.#addon.seek(this.#file.fd, 'hole', startBytes) }

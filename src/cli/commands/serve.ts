@@ -8,7 +8,7 @@ import { inheritedCount, runtimeDirectory, type ListenChoice } from '../../serve
 import type { CacheMode } from '../../server/serve-chain.js'
 import { isDescriptorName, UsageError, type CommandInput } from '../command-input.js'
 import type { CommandContext } from '../context.js'
-import { parseUuid } from '../parse-values.js'
+import { parseCount, parseFormat, parseSizeSectors, parseUuid } from '../parse-values.js'
 
 const cacheModes: readonly string[] = ['auto', 'direct', 'buffered']
 const engines: readonly string[] = ['auto', 'uring', 'threads']
@@ -16,16 +16,13 @@ const engines: readonly string[] = ['auto', 'uring', 'threads']
 export async function run(input: CommandInput, context: CommandContext): Promise<number> {
   const disks = parseDisks(input)
   const node = input.text('uuid')
-  const format = input.text('format')
-  if (format !== undefined && !['raw', 'ploop1', 'expanded', 'preallocated'].includes(format)) {
-    throw new UsageError(`Bad -f argument: ${format}`)
-  }
+  const isRaw = parseFormat(input.text('format') ?? 'ploop1') === 'raw'
   const isList = disks.some(disk => !isDescriptorName(disk.paths[0] ?? ''))
   if (node !== undefined && isList) throw new UsageError('-u goes with a DiskDescriptor.xml')
   const blocksize = input.text('blocksize')
-  if (format === 'raw' && isList && blocksize === undefined) {
-    throw new UsageError('Blocksize is not specified')
-  }
+  const clusterSectors = blocksize === undefined ? 0 : parseCount('-b', blocksize)
+  if (isRaw && isList && clusterSectors === 0) throw new UsageError('Blocksize is not specified')
+  const mapSize = input.text('maxMapSize')
   const choice = parseListen(input)
   context.holdOn()
   return serve(
@@ -33,12 +30,14 @@ export async function run(input: CommandInput, context: CommandContext): Promise
       disks,
       node: node === undefined || node === 'base' ? node : parseUuid(node),
       readOnly: input.has('readOnly'),
-      rawBase: format === 'raw' && isList,
-      clusterSectors: blocksize === undefined ? undefined : parseCount(blocksize, 'b', 131072),
+      rawBase: isRaw && isList,
+      clusterSectors: clusterSectors === 0 ? undefined : clusterSectors,
       listen: choice,
       cache: oneOf(input, 'cache', cacheModes) as CacheMode,
       engine: oneOf(input, 'engine', engines) as EngineChoice,
-      connectionsMax: parseOptional(input, 'maxConnections', 'max-connections', 4000),
+      connectionsMax: parseLimited(input, 'maxConnections', '--max-connections', 4000),
+      maxMapBytes:
+        mapSize === undefined ? undefined : parseSizeSectors('--max-map-size', mapSize) * 512,
       exitWithParent: input.has('exitWithParent'),
       run: input.text('run'),
       notifySocket: process.env['NOTIFY_SOCKET'],
@@ -60,20 +59,17 @@ function oneOf(input: CommandInput, key: string, allowed: readonly string[]): st
   return text
 }
 
-function parseOptional(
+function parseLimited(
   input: CommandInput,
   key: string,
   option: string,
   max: number,
 ): number | undefined {
   const text = input.text(key)
-  return text === undefined ? undefined : parseCount(text, `-${option}`, max)
-}
-
-function parseCount(text: string, option: string, max: number): number {
-  const count = /^\d{1,9}$/.test(text) ? Number(text) : NaN
-  if (!(count >= 1 && count <= max)) {
-    throw new UsageError(`Invalid argument for option -${option}: ${text} (1 to ${max})`)
+  if (text === undefined) return undefined
+  const count = parseCount(option, text)
+  if (count < 1 || count > max) {
+    throw new UsageError(`Invalid argument for option ${option}: ${text} (1 to ${max})`)
   }
   return count
 }
@@ -116,7 +112,7 @@ function parseListen(input: CommandInput): ListenChoice {
   }
   if (isTcp) {
     // Port 0 lets the kernel choose; the URI tells which.
-    const number = port === '0' ? 0 : parseCount(port ?? '10809', '-port', 65535)
+    const number = port === '0' ? 0 : (parseLimited(input, 'port', '--port', 65535) ?? 10809)
     return { kind: 'tcp', addresses, port: number }
   }
   if (path !== undefined) return { kind: 'unix', path: resolve(path) }

@@ -23,14 +23,20 @@ const fields: Readonly<Record<string, Field>> = {
 const defaultFields = 'parent_uuid,current,uuid,fname'
 
 function parseFields(list: string): Field[] {
-  return list.split(',').map(name => {
-    const field = Object.hasOwn(fields, name.toLowerCase()) ? fields[name.toLowerCase()] : undefined
-    if (field !== undefined) return field
-    throw new PloopError('UNKNOWN_FIELD', `Unknown field: ${name}`, {
-      status: 'create',
-      hint: `fields are ${Object.keys(fields).join(', ')}`,
+  // A comma at the end is none, as scripts that build lists are used to.
+  return list
+    .replace(/(?<=.),$/, '')
+    .split(',')
+    .map(name => {
+      const field = Object.hasOwn(fields, name.toLowerCase())
+        ? fields[name.toLowerCase()]
+        : undefined
+      if (field !== undefined) return field
+      throw new PloopError('UNKNOWN_FIELD', `Unknown field: ${name}`, {
+        status: 'create',
+        hint: `fields are ${Object.keys(fields).join(', ')}`,
+      })
     })
-  })
 }
 
 /** Every cell padded and followed by a blank; the last of a row is neither. */
