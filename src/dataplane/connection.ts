@@ -19,6 +19,16 @@ import type { ServedExport } from './served-export.js'
  */
 export type ConnectionPhase = 'negotiation' | 'transmission' | 'draining' | 'closing'
 
+/** The answer to a request that was refused, in words of its header. */
+export interface Refusal {
+  readonly cookieHigh: number
+  readonly cookieLow: number
+  readonly offsetHigh: number
+  readonly offsetLow: number
+  readonly error: number
+  readonly text: string
+}
+
 export class Connection {
   phase: ConnectionPhase = 'negotiation'
   handshake: ServerHandshake<ServedExport> | undefined
@@ -48,8 +58,9 @@ export class Connection {
   /** a WRITE whose payload is not complete, and how much of it has come */
   receiving: DiskRequest | undefined = undefined
   receivedBytes = 0
-  /** payload of a refused request that is still to be dropped */
+  /** payload of a refused request that is still to be dropped, and the answer it then gets */
   dropBytes = 0
+  refusal: Refusal | undefined = undefined
 
   /** the peer will send nothing more */
   hasEnded = false

@@ -133,6 +133,10 @@ export class Framing {
     const { levels, clusters, clusterBytes, inverseClusterBytes, sizeBytes, alignments } = served
     const { magic, requestBytes } = connection
     let at = this.#skipPayload(connection, start, end)
+    if (!this.#refuse(connection)) {
+      connection.isStalled = true
+      return at - start
+    }
     let room = this.#roomOf(connection)
     while (connection.phase === 'transmission' && connection.receiving === undefined) {
       if (end - at < 4) break
@@ -185,6 +189,8 @@ export class Framing {
         continue
       }
       connection.isStalled = step === Step.stalled
+      // of a refused request only the answer is missing
+      if (connection.refusal !== undefined) at = this.#position
       break
     }
     return connection.phase === 'transmission' || connection.isStalled ? at - start : availableBytes
@@ -283,9 +289,16 @@ export class Framing {
     const error = validateRequest(limits, mode, flags, command, offset, effect)
     if (error !== 0) {
       const text = refusalText(limits, mode, flags, command, offset, effect)
-      if (!this.#refuse(connection, at, offset, error, text)) return Step.stalled
+      connection.refusal = {
+        cookieHigh: view.getUint32(at + 8),
+        cookieLow: view.getUint32(at + 12),
+        offsetHigh: view.getUint32(at + 16),
+        offsetLow: view.getUint32(at + 20),
+        error,
+        text,
+      }
       this.#dropPayload(connection, body, end, payload)
-      return Step.done
+      return this.#refuse(connection) ? Step.done : Step.stalled
     }
     if (command === NBD_CMD_BLOCK_STATUS) {
       this.#position = body + payload
@@ -298,25 +311,25 @@ export class Framing {
     return this.#other(connection, served, at, offset, effect, command, flags)
   }
 
-  #refuse(
-    connection: Connection,
-    at: number,
-    offset: number,
-    error: number,
-    text: string,
-  ): boolean {
+  /**
+   * Answers a refused request once its payload is consumed: clients that are still sending it do
+   * not expect an answer. @returns false when there is no memory for the answer now
+   */
+  #refuse(connection: Connection): boolean {
+    const { refusal } = connection
+    if (refusal === undefined || connection.dropBytes > 0) return true
     const header = this.#slots.takeHeader()
     if (header === NONE) return false
-    const view = this.#view
-    const high = view.getUint32(at + 8)
-    const low = view.getUint32(at + 12)
-    this.#replies.sendFailure(connection, header, high, low, offset, error, text)
+    const { cookieHigh, cookieLow, offsetHigh, offsetLow, error, text } = refusal
+    const offset = toNumber(offsetHigh, offsetLow)
+    this.#replies.sendFailure(connection, header, cookieHigh, cookieLow, offset, error, text)
     if (connection.requestBytes === 32) {
       // The reply repeats the offset as it came, whatever it was.
       const target = this.#slots.headerAt(header)
-      view.setUint32(target + 16, view.getUint32(at + 16))
-      view.setUint32(target + 20, view.getUint32(at + 20))
+      this.#view.setUint32(target + 16, offsetHigh)
+      this.#view.setUint32(target + 20, offsetLow)
     }
+    connection.refusal = undefined
     this.#stats.refusals += 1
     return true
   }
