@@ -38,6 +38,7 @@ export interface ServeInput {
   readonly cache: CacheMode
   readonly engine: EngineChoice
   readonly connectionsMax: number | undefined
+  readonly maxMapBytes: number | undefined
   readonly exitWithParent: boolean
   /** a shell command; the server lives as long as it does */
   readonly run: string | undefined
@@ -63,6 +64,7 @@ export async function serve(input: ServeInput, context: ServeContext): Promise<n
     rawClusterSectors: input.clusterSectors,
     readOnly: input.readOnly,
     cache: input.cache,
+    maxMapBytes: input.maxMapBytes,
   }))
   checkNames(disks.map(disk => disk.name))
   const { connectionsMax } = input

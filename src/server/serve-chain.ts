@@ -29,6 +29,8 @@ export interface ServeChainOptions {
   readonly rawClusterSectors?: number | undefined
   readonly readOnly: boolean
   readonly cache: CacheMode
+  /** refuse disks whose map would need more; default 1 GiB */
+  readonly maxMapBytes?: number | undefined
 }
 
 export interface ServeChainContext {
@@ -65,6 +67,7 @@ export class ServedChain {
     }
     const chain = await openChain(files, input, {
       ...{ readOnly, rawClusterSectors, newMap, deltaLockTimeoutMs, log },
+      ...(options.maxMapBytes === undefined ? {} : { maxMapBytes: options.maxMapBytes }),
     })
     try {
       const [map] = made
