@@ -28,7 +28,14 @@
         'src/work_pool.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],
-      'defines': ['NAPI_VERSION=9', 'NAPI_CPP_EXCEPTIONS', '_GNU_SOURCE', '_FILE_OFFSET_BITS=64'],
+      'defines': [
+        'NAPI_VERSION=9',
+        'NAPI_CPP_EXCEPTIONS',
+        # a worker that is being terminated takes no exception: it is dropped, not fatal
+        'NODE_API_SWALLOW_UNTHROWABLE_EXCEPTIONS',
+        '_GNU_SOURCE',
+        '_FILE_OFFSET_BITS=64',
+      ],
       'cflags!': ['-fno-exceptions'],
       'cflags_cc!': ['-fno-exceptions', '-std=gnu++17', '-std=gnu++20', '-fno-rtti'],
       'cflags_cc': ['-std=c++20', '-O2', '-g1', '-Wall', '-Wextra', '-Werror', '-fvisibility=hidden'],

@@ -168,15 +168,20 @@ private:
   void run(Info info) {
     if (callback_.IsEmpty()) throw Napi::Error::New(env_, "run before onBatch");
     const auto slice = static_cast<uint32_t>(integerArgument(info, 0));
-    guarded(env_, [&] {
-      engine_->run(slice, [this] {
-        Napi::HandleScope scope(env_);
-        napi_value result;
-        // an exception stays pending and comes out of run()
-        return napi_call_function(env_, env_.Undefined(), callback_.Value(), 0, nullptr, &result) ==
-               napi_ok;
-      });
-    });
+    guarded(env_, [&] { engine_->run(slice, [this] { return callBatch(); }); });
+  }
+
+  // What the function throws stays pending and comes out of run(). In a worker that is being
+  // terminated not even the call can be made.
+  bool callBatch() {
+    try {
+      const Napi::HandleScope scope(env_);
+      napi_value result;
+      return napi_call_function(env_, env_.Undefined(), callback_.Value(), 0, nullptr, &result) ==
+             napi_ok;
+    } catch (const Napi::Error &) {
+      return false;
+    }
   }
 
   Napi::Value stats(Info) {
