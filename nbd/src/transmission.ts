@@ -150,12 +150,8 @@ export class Transmission {
   /** The next event, or `undefined` until more bytes come or a request is released. */
   next(): TransmissionEvent | undefined {
     if (this.#ended || this.paused) return undefined
-    if (this.#partial === undefined) {
-      const event = this.#startRequest()
-      if (event !== undefined) return event
-      if (this.#partial === undefined) return undefined
-    }
-    return this.#finishRequest(this.#partial)
+    const event = this.#partial === undefined ? this.#startRequest() : undefined
+    return event ?? this.#finishRequest()
   }
 
   #startRequest(): TransmissionEvent | undefined {
@@ -207,7 +203,9 @@ export class Transmission {
     )
   }
 
-  #finishRequest(partial: Partial): TransmissionEvent | undefined {
+  #finishRequest(): TransmissionEvent | undefined {
+    const partial = this.#partial
+    if (partial === undefined) return undefined
     const { payloadLength, keep } = partial
     if (!keep) {
       const count = Math.min(this.#queue.length, payloadLength - this.#dropped)

@@ -65,25 +65,27 @@ t.test('a list is reused without traces of the request before', async t => {
 
 t.test('whatever is added, the rules of the protocol hold', async t => {
   const pair = fc.tuple(fc.integer({ min: 1, max: 2 ** 33 }), fc.integer({ min: 0, max: 2 }))
-  fc.assert(
-    fc.property(
-      fc.array(pair, { minLength: 1 }),
-      fc.integer({ min: 1, max: 2 ** 32 - 1 }),
-      fc.boolean(),
-      fc.constantFrom('structured', 'extended'),
-      (added, length, one, mode) => {
-        const { pairs } = listOf(added, mode, length, one)
-        const sum = pairs.reduce((total, [size]) => total + size, 0)
-        const expected = Math.min(
-          length,
-          added.reduce((total, [size]) => total + size, 0),
-        )
-        return (
-          pairs.length >= 1 &&
-          (one ? pairs.length === 1 && sum <= length : sum === expected) &&
-          pairs.every(([size]) => size > 0 && (mode === 'extended' || size < 2 ** 32))
-        )
-      },
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(
+        fc.array(pair, { minLength: 1 }),
+        fc.integer({ min: 1, max: 2 ** 32 - 1 }),
+        fc.boolean(),
+        fc.constantFrom('structured', 'extended'),
+        (added, length, one, mode) => {
+          const { pairs } = listOf(added, mode, length, one)
+          const sum = pairs.reduce((total, [size]) => total + size, 0)
+          const expected = Math.min(
+            length,
+            added.reduce((total, [size]) => total + size, 0),
+          )
+          return (
+            pairs.length >= 1 &&
+            (one ? pairs.length === 1 && sum <= length : sum === expected) &&
+            pairs.every(([size]) => size > 0 && (mode === 'extended' || size < 2 ** 32))
+          )
+        },
+      ),
     ),
   )
 })

@@ -71,26 +71,28 @@ t.test('numbers have the names of the protocol document', async t => {
 })
 
 t.test('the queue gives back what was pushed, however it is cut', async t => {
-  fc.assert(
-    fc.property(
-      fc.array(fc.tuple(fc.uint8Array({ maxLength: 9000 }), fc.nat(9000), fc.boolean())),
-      steps => {
-        const queue = new nbd.ByteQueue()
-        let model = Buffer.alloc(0)
-        const taken: [Uint8Array, Buffer][] = []
-        for (const [chunk, count, take] of steps) {
-          queue.push(chunk.slice())
-          model = Buffer.concat([model, chunk])
-          const removed = Math.min(count, model.length)
-          if (take) taken.push([queue.take(removed), model.subarray(0, removed)])
-          else queue.drop(removed)
-          model = model.subarray(removed)
-          if (queue.length !== model.length || !model.equals(queue.peek())) return false
-        }
-        return taken.every(([got, expected]) => expected.equals(got))
-      },
+  t.doesNotThrow(() =>
+    fc.assert(
+      fc.property(
+        fc.array(fc.tuple(fc.uint8Array({ maxLength: 9000 }), fc.nat(9000), fc.boolean())),
+        steps => {
+          const queue = new nbd.ByteQueue()
+          let model = Buffer.alloc(0)
+          const taken: [Uint8Array, Buffer][] = []
+          for (const [chunk, count, take] of steps) {
+            queue.push(chunk.slice())
+            model = Buffer.concat([model, chunk])
+            const removed = Math.min(count, model.length)
+            if (take) taken.push([queue.take(removed), model.subarray(0, removed)])
+            else queue.drop(removed)
+            model = model.subarray(removed)
+            if (queue.length !== model.length || !model.equals(queue.peek())) return false
+          }
+          return taken.every(([got, expected]) => expected.equals(got))
+        },
+      ),
+      { numRuns: 200 },
     ),
-    { numRuns: 200 },
   )
 })
 

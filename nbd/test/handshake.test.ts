@@ -247,7 +247,7 @@ t.test('GO: names, refusals of the policy and their words', async t => {
 })
 
 t.test('an error text has at most 255 bytes and ends in a full stop', async t => {
-  const text = `${'é'.repeat(300)}`
+  const text = 'é'.repeat(300)
   const peer = new Peer({ findExport: () => ({ kind: 'policy', text }) })
   const [reply = ''] = peer.send(go('ploop0'))
   const sent = Buffer.from(reply.slice('ERR_POLICY '.length))
