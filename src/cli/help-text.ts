@@ -9,6 +9,7 @@ import {
 } from './command-table.js'
 
 const program = 'ploop-nbd'
+const widthMax = 98
 
 export function formatSummary(): string {
   const groups = [...new Set(commandTable.map(row => row.group))]
@@ -27,11 +28,30 @@ function groupLines(group: CommandGroup, width: number): string[] {
 
 export function formatUsage(row: CommandRow): string {
   return row.synopsis
-    .map((form, index) => {
-      const lead = index === 0 ? 'Usage:' : '      '
-      return `${lead} ${program} ${row.name} ${form}`.trimEnd()
+    .flatMap((form, index) => {
+      const lead = `${index === 0 ? 'Usage:' : '      '} ${program} ${row.name} `
+      return wrap(lead, usagePieces(form))
     })
     .join('\n')
+}
+
+/** Words, but `[-s SIZE]` and `{ a | b }` stay in one piece. */
+function usagePieces(form: string): string[] {
+  return form.match(/(?:\[[^\]]*(?:\[[^\]]*\][^\]]*)*\]|\{[^}]*\}|-\w [A-Z]+|\S)+/g) ?? []
+}
+
+/** Lines of pieces behind a lead; further lines are indented as deep as the lead. */
+function wrap(lead: string, pieces: readonly string[]): string[] {
+  const lines: string[] = []
+  let line = lead.slice(0, -1)
+  for (const [index, piece] of pieces.entries()) {
+    if (index > 0 && line.length + 1 + piece.length > widthMax) {
+      lines.push(line)
+      line = ' '.repeat(lead.length - 1)
+    }
+    line += ` ${piece}`
+  }
+  return [...lines, line]
 }
 
 export function formatCommandHelp(row: CommandRow): string {
@@ -61,7 +81,7 @@ export function optionWords(option: OptionRow): string {
 }
 
 function optionLine(option: OptionRow, width: number): string {
-  return `  ${optionWords(option).padEnd(width)}  ${option.text}`
+  return wrap(`  ${optionWords(option).padEnd(width)}  `, option.text.split(' ')).join('\n')
 }
 
 function exitLine(status: number, text: string): string {

@@ -25,6 +25,8 @@ import { type Transaction, type TransactionOptions, withTransaction } from './tr
 export interface SnapshotOptions extends TransactionOptions {
   /** default: a new one */
   readonly uuid?: Guid | undefined
+  /** as in open.ts: puts back what a dead server had acknowledged, before the check looks */
+  readonly recover?: (top: DeltaFile) => Promise<void>
 }
 
 export interface SnapshotResult {
@@ -130,6 +132,7 @@ async function openIdleTop(transaction: Transaction, options: SnapshotOptions): 
   await top.close()
   const repaired = await open(true)
   try {
+    await options.recover?.(repaired)
     await repairTop(repaired, options)
     return repaired
   } catch (cause) {

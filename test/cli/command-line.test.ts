@@ -219,14 +219,24 @@ t.test('every command has help that names its options, examples and exit statuse
     t.match(summary, `  ${row.name} `)
     const help = formatCommandHelp(row)
     t.match(help, `Usage: ploop-nbd ${row.name}`)
-    for (const option of row.options) t.match(help, option.text)
+    const unwrapped = help.replace(/\s+/g, ' ')
+    for (const option of row.options) t.match(unwrapped, option.text)
     t.ok(row.exits.some(([status]) => status === 0))
     t.ok(
-      help.split('\n').every(line => line.length <= 110),
+      help.split('\n').every(line => line.length <= 100),
       'lines fit a terminal',
     )
     t.ok(new Set(allOptions(row).map(option => option.key)).size === allOptions(row).length)
   }
+  t.end()
+})
+
+t.test('the help of a command is laid out in columns', t => {
+  const row = commandTable.find(candidate => candidate.name === 'init')
+  const lines = row === undefined ? [] : formatCommandHelp(row).split('\n')
+  t.ok(lines.includes('  -s SIZE          size of the disk'), lines.slice(0, 9).join('\n'))
+  t.ok(lines.includes('  --json           print the result as JSON'))
+  t.match(lines[1], /^ {22}\[/, 'a long synopsis goes on below its options')
   t.end()
 })
 
