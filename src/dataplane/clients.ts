@@ -338,8 +338,8 @@ export class Clients {
     connection.receiving = undefined
     connection.activeCount -= 1
     this.#slots.giveHeader(request.tag)
-    this.#framing.freeMemory(request)
-    this.#framing.freeRequest(request)
+    this.#framing.requests.freeMemory(request)
+    this.#framing.requests.free(request)
   }
 
   ended(id: number): void {

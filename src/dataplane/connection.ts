@@ -55,6 +55,9 @@ export class Connection {
   emittedCount = 0
   emittedBatch = 0
 
+  /** replies were under way when its row was looked at last */
+  isSending = false
+
   /** a WRITE whose payload is not complete, and how much of it has come */
   receiving: DiskRequest | undefined = undefined
   receivedBytes = 0

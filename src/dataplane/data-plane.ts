@@ -234,13 +234,13 @@ export class DataPlane {
     const connection = this.clients.find(request.connection)
     if (connection === undefined || connection.isDead) {
       this.#slots.giveHeader(request.tag)
-      this.#framing.freeMemory(request)
-      this.#framing.freeRequest(request)
+      this.#framing.requests.freeMemory(request)
+      this.#framing.requests.free(request)
       if (connection !== undefined) connection.activeCount -= 1
       return
     }
     this.#answer(connection, request)
-    this.#framing.freeRequest(request)
+    this.#framing.requests.free(request)
     this.clients.requestEnded(connection)
   }
 
@@ -262,7 +262,7 @@ export class DataPlane {
       )
       return
     }
-    this.#framing.freeMemory(request)
+    this.#framing.requests.freeMemory(request)
     if (errno === 0) replies.sendSuccess(connection, tag, cookieHigh, cookieLow, offsetBytes)
     else {
       this.stats.failures += 1

@@ -17,9 +17,6 @@ import {
   NBD_CMD_BLOCK_STATUS,
   NBD_CMD_CACHE,
   NBD_CMD_DISC,
-  NBD_CMD_FLAG_FAST_ZERO,
-  NBD_CMD_FLAG_FUA,
-  NBD_CMD_FLAG_NO_HOLE,
   NBD_CMD_FLAG_REQ_ONE,
   NBD_CMD_FLUSH,
   NBD_CMD_READ,
@@ -33,12 +30,13 @@ import {
   type SelectedContext,
 } from 'nbd-server-protocol'
 import { pieceBytes } from '../disk/host.js'
-import { DiskRequest } from '../disk/request.js'
+import type { DiskRequest } from '../disk/request.js'
 import type { NativeEngine } from '../io/native.js'
 import { composeBlockStatus, statusSlotBytes } from './block-status.js'
 import type { Connection } from './connection.js'
 import { tokenUnit } from './disk-host.js'
 import type { Replies } from './replies.js'
+import { largeBytes, Requests } from './requests.js'
 import type { ServedExport } from './served-export.js'
 import type { Slots } from './slots.js'
 import type { DataPlaneStats } from './stats.js'
@@ -51,8 +49,6 @@ export const intoTokens = 255 * tokenUnit
 
 /** Less than that is cheaper to wait for than to receive by itself. */
 const intoBytesMin = 8192
-/** After a payload of that size the next header is received alone, so its payload comes straight. */
-const largeBytes = 65536
 const unsentBytesMax = 8 * 1024 * 1024
 
 /** The answer to a receive row, besides the bytes consumed. */
@@ -72,6 +68,7 @@ const enum Step {
 }
 
 export class Framing {
+  readonly requests: Requests
   readonly answer: RowAnswer = { recvMax: 0, intoOffset: 0, intoLength: 0 }
   /** hears of a peer that broke the protocol: hang up at once */
   onProtocolError: (connection: Connection, reason: string) => void = () => undefined
@@ -88,7 +85,6 @@ export class Framing {
   readonly #rows: Rows
   readonly #replies: Replies
   readonly #stats: DataPlaneStats
-  readonly #pool: DiskRequest[] = []
   #position = 0
 
   constructor(
@@ -99,6 +95,7 @@ export class Framing {
     stats: DataPlaneStats,
   ) {
     const { memory, layout } = engine
+    this.requests = new Requests(engine, slots)
     this.#view = new DataView(memory)
     this.#bytes = new Uint8Array(memory)
     this.#connectionTable = new Uint32Array(
@@ -205,7 +202,7 @@ export class Framing {
     offset: number,
     length: number,
   ): boolean {
-    if (length > largeBytes && this.#slots.isReserved(connection.id)) return false
+    if (this.requests.mustWait(connection, length)) return false
     const slot = this.#slots.take(length)
     if (slot === NONE) return false
     const header = this.#slots.takeHeader()
@@ -247,6 +244,7 @@ export class Framing {
     if ((this.#connectionTable[slot + 1] ?? 0) > unsentBytesMax) return 0
     const emitted = connection.emittedBatch === this.#replies.batch ? connection.emittedCount : 0
     const sending = this.#connectionTable[slot] ?? 0
+    connection.isSending = sending > 0
     return NBD_MAX_IN_FLIGHT_COUNT - connection.activeCount - sending - emitted
   }
 
@@ -386,10 +384,10 @@ export class Framing {
     } else if (command === NBD_CMD_READ && this.#isHole(connection, served, offset, length)) {
       this.#replies.sendHole(connection, header, high, low, offset, length)
     } else {
-      const request = this.#newRequest(connection, at, header, command, offset, length, flags)
-      if (command === NBD_CMD_READ && !this.#takeMemory(request)) {
+      const request = this.requests.create(connection, at, header, command, offset, length, flags)
+      if (command === NBD_CMD_READ && !this.requests.takeMemory(connection, request)) {
         this.#slots.giveHeader(header)
-        this.freeRequest(request)
+        this.requests.free(request)
         return Step.stalled
       }
       connection.activeCount += 1
@@ -429,10 +427,18 @@ export class Framing {
     if (missing > 0 && missing < intoBytesMin && length <= largeBytes) return Step.short
     const header = this.#slots.takeHeader()
     if (header === NONE) return Step.stalled
-    const request = this.#newRequest(connection, at, header, NBD_CMD_WRITE, offset, length, flags)
-    if (!this.#takeMemory(request)) {
+    const request = this.requests.create(
+      connection,
+      at,
+      header,
+      NBD_CMD_WRITE,
+      offset,
+      length,
+      flags,
+    )
+    if (!this.requests.takeMemory(connection, request)) {
       this.#slots.giveHeader(header)
-      this.freeRequest(request)
+      this.requests.free(request)
       return Step.stalled
     }
     connection.activeCount += 1
@@ -515,57 +521,6 @@ export class Framing {
     const here = Math.min(payload, end - body)
     connection.dropBytes = payload - here
     this.#position = body + here
-  }
-
-  // --- memory of requests
-
-  #newRequest(
-    connection: Connection,
-    at: number,
-    header: number,
-    command: number,
-    offset: number,
-    length: number,
-    flags: number,
-  ): DiskRequest {
-    const request = this.#pool.pop() ?? new DiskRequest()
-    request.command = command
-    request.offsetBytes = offset
-    request.lengthBytes = length
-    request.fua = (flags & NBD_CMD_FLAG_FUA) !== 0
-    request.noHole = (flags & NBD_CMD_FLAG_NO_HOLE) !== 0
-    request.fastZero = (flags & NBD_CMD_FLAG_FAST_ZERO) !== 0
-    request.buffer = NONE
-    request.pieces = undefined
-    request.connection = connection.id
-    request.cookieHigh = this.#view.getUint32(at + 8)
-    request.cookieLow = this.#view.getUint32(at + 12)
-    request.tag = header
-    return request
-  }
-
-  #takeMemory(request: DiskRequest): boolean {
-    const { lengthBytes, connection } = request
-    if (lengthBytes > largeBytes && this.#slots.isReserved(connection)) return false
-    if (lengthBytes <= pieceBytes) {
-      request.buffer = this.#slots.take(lengthBytes)
-      return request.buffer !== NONE
-    }
-    request.pieces = this.#slots.takePieces(Math.ceil(lengthBytes / pieceBytes), connection)
-    request.buffer = request.pieces?.[0] ?? NONE
-    return request.pieces !== undefined
-  }
-
-  /** Returns a request's memory, unless it went to the engine with the reply. */
-  freeMemory(request: DiskRequest): void {
-    if (request.pieces !== undefined) for (const piece of request.pieces) this.#slots.give(piece)
-    else if (request.buffer !== NONE) this.#slots.give(request.buffer)
-    request.pieces = undefined
-    request.buffer = NONE
-  }
-
-  freeRequest(request: DiskRequest): void {
-    this.#pool.push(request)
   }
 
   #countRequest(command: number): void {

@@ -91,6 +91,17 @@ export class Slots {
     return pieces
   }
 
+  /**
+   * Most slots of this size are taken. What is left is for connections that take their replies, so
+   * that those who do not cannot hold all the memory.
+   */
+  isScarce(lengthBytes: number): boolean {
+    const words = this.#control
+    if (lengthBytes <= small) return (words[control.free4k] ?? 0) * 4 < this.#stack4k.length
+    if (lengthBytes <= medium) return (words[control.free64k] ?? 0) * 4 < this.#stack64k.length
+    return (words[control.free1m] ?? 0) * 4 < this.#stack1m.length
+  }
+
   /** Another connection waits for many pieces: who asks for one now has to wait behind it. */
   isReserved(connection: number): boolean {
     return this.#reservedFor !== NONE && this.#reservedFor !== connection
