@@ -30,16 +30,18 @@ export function parseXml(bytes: Uint8Array | string): Document {
   if (text.trim() === '') refuseDescriptor('the file is empty')
   if (text.length > descriptorBytesMax) refuseSize(text.length)
   guardMarkup(text)
+  let complaint: string | undefined
   try {
     return new DOMParser({
       locator: false,
       onError: (_level, message) => {
+        complaint = message
         throw new Error(message)
       },
       normalizeLineEndings: source => source.replace(/\r\n?/g, '\n'),
     }).parseFromString(text, 'text/xml')
   } catch (error) {
-    return refuseDescriptor(`not well-formed XML: ${firstLine(error)}`)
+    return refuseDescriptor(`not well-formed XML: ${complaint ?? firstLine(error)}`)
   }
 }
 

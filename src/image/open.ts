@@ -39,7 +39,7 @@ import {
   maxMapBytesDefault,
   scanLevels,
 } from './chain-map.js'
-import { type StoredDescriptor, withTransaction } from './transaction.js'
+import { readDescriptor, type StoredDescriptor, withTransaction } from './transaction.js'
 
 export { buildMap, mapBytes, type MapTarget } from './chain-map.js'
 
@@ -148,11 +148,22 @@ export async function openChain(
   if (input.kind === 'stored') {
     return await openPlan(files, planOfDescriptor(input.stored, input.guid, options), options)
   }
-  return await withTransaction(files, input.path, options, async transaction => {
-    const { path, directory, descriptor } = transaction
-    const plan = planOfDescriptor({ path, directory, descriptor }, input.guid, options)
-    return await openPlan(files, plan, options)
-  })
+  const openStored = (stored: StoredDescriptor): Promise<OpenedChain> =>
+    openPlan(files, planOfDescriptor(stored, input.guid, options), options)
+  try {
+    return await withTransaction(files, input.path, options, ({ path, directory, descriptor }) =>
+      openStored({ path, directory, descriptor }),
+    )
+  } catch (error) {
+    // on a medium that nobody can write to there is no lock file and nothing to lock against
+    if (!options.readOnly || !isUnwritableLock(error)) throw error
+    return await openStored(await readDescriptor(files, input.path))
+  }
+}
+
+function isUnwritableLock(error: unknown): boolean {
+  if (!(error instanceof PloopError) || error.code !== 'LOCK_FILE') return false
+  return ['EROFS', 'EACCES', 'EPERM'].includes(error.errno ?? '')
 }
 
 function planOfPaths(

@@ -1,12 +1,14 @@
 // SPDX-License-Identifier: MIT
 /** Opening chains on simulated storage: what is locked, refused, recovered, mapped and closed. */
 import t from 'tap'
+import { PloopError } from '../../src/base/errors.js'
 import { noneGuid, topGuid } from '../../src/base/guid.js'
 import { DeltaFile } from '../../src/delta/delta-file.js'
 import { Descriptor } from '../../src/format/descriptor.js'
 import { dirtyBitmapMagic, encodeDirtyBitmap, encodeExtension } from '../../src/format/extension.js'
 import { closeTop } from '../../src/image/close.js'
 import { buildMap, openChain, type MapTarget, type OpenChainOptions } from '../../src/image/open.js'
+import type { OpenMode } from '../../src/io/files.js'
 import { lockDescriptor } from '../../src/io/locks.js'
 import {
   buildDelta,
@@ -482,4 +484,40 @@ t.test('an open that fails at any point leaves no lock behind', async t => {
     t.equal(chain.map?.levels[1], 2, `event ${event}`)
     await chain.close()
   }
+})
+
+t.test('a power cut at any moment of closing leaves a disk that opens', async t => {
+  for (let event = 1; ; event++) {
+    const files = await newDisk([delta(8, [0]), delta(8, [1, 2])])
+    const chain = await open(files, rw)
+    await chain.top.handle.truncate(9 * clusterBytes)
+    files.cutPowerAt = files.eventCount + event
+    let cut = false
+    try {
+      await closeTop(chain.top.delta, { allocHead: 3, isEmpty: false })
+      await chain.close()
+    } catch {
+      cut = true
+    }
+    files.restart()
+    const again = await open(files, rw)
+    t.same([...(again.map?.levels ?? [])], [1, 2, 2, 0, 0, 0, 0, 0], `event ${event}`)
+    t.ok(again.wasInUse || again.allocHead === 3, 'closed means cut to what is in use')
+    await again.close()
+    if (!cut) break
+  }
+})
+
+t.test('a disk on a medium that cannot be written is read without the lock file', async t => {
+  const files = await newDisk([delta(8, [0])])
+  const really = files.open.bind(files)
+  files.open = (path: string, mode: OpenMode) => {
+    if (!path.endsWith('.lck')) return really(path, mode)
+    const options = { status: 'open', path, errno: 'EROFS' } as const
+    return Promise.reject(new PloopError('IO_EROFS', 'cannot open the file: read-only', options))
+  }
+  const chain = await open(files, ro)
+  t.equal(chain.map?.levels[0], 1)
+  await chain.close()
+  await t.rejects(open(files, rw), { code: 'LOCK_FILE', exitStatus: 23 })
 })
