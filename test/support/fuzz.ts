@@ -2,8 +2,8 @@
 /**
  * Fuzzing within a time budget: kept inputs first, then random ones until the time is over.
  *
- * FUZZ_MS is the budget of one target (default 2000 / number of targets in a file is up to the
- * caller). A failing input is printed by fast-check with its seed; put its bytes into the corpus.
+ * FUZZ_MS is the budget of one target, half a second by default. A failing input is printed by
+ * fast-check with its seed; put its bytes into the corpus.
  */
 import { readdirSync, readFileSync } from 'node:fs'
 import { join } from 'node:path'
