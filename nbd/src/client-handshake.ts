@@ -54,6 +54,8 @@ import { getUint64 } from './uint64.js'
 
 /** replies one option may get */
 const REPLIES_MAX = 65536
+/** and bytes in all of them */
+const REPLY_BYTES_MAX = 33554432
 
 export interface ClientGoal {
   readonly exportName: string
@@ -118,6 +120,7 @@ export class ClientHandshake {
   #state: 'greeting' | 'option' | 'export-name' | 'starttls' | 'done' = 'greeting'
   #option = 0
   #replyCount = 0
+  #replyBytes = 0
   #infoSeen = false
   #noZeroes = false
 
@@ -172,6 +175,7 @@ export class ClientHandshake {
     this.#state = option === NBD_OPT_EXPORT_NAME ? 'export-name' : 'option'
     this.#option = option
     this.#replyCount = 0
+    this.#replyBytes = 0
     return { output: encodeOption(option, data) }
   }
 
@@ -203,12 +207,15 @@ export class ClientHandshake {
     if (header?.option !== this.#option) {
       throw new ProtocolError('OPTION_REPLY', `this is no reply to ${optionName(this.#option)}`)
     }
-    if (header.length > NBD_MAX_DROPPED_OPTION_BYTES || this.#replyCount >= REPLIES_MAX) {
+    const long = header.length > NBD_MAX_DROPPED_OPTION_BYTES
+    const endless = this.#replyCount >= REPLIES_MAX || this.#replyBytes > REPLY_BYTES_MAX
+    if (long || endless) {
       throw new ProtocolError('OPTION_REPLY', `${optionName(this.#option)}: endless reply`)
     }
     const consumed = OPTION_REPLY_HEADER_BYTES + header.length
     if (bytes.length < consumed) return { consumed: 0, output: NO_BYTES }
     this.#replyCount += 1
+    this.#replyBytes += consumed
     const payload = bytes.subarray(OPTION_REPLY_HEADER_BYTES, consumed)
     if (header.type >= NBD_REP_FLAG_ERROR) {
       return { consumed, ...this.#refused(header.type, decodeLenientText(payload)) }

@@ -7,6 +7,7 @@
  * Leaves:   sockets. A server that breaks the protocol gets a ProtocolError; hang up then.
  */
 import { ByteQueue } from './byte-queue.js'
+import { ByteWriter } from './byte-writer.js'
 import type { ClientSession } from './client-handshake.js'
 import {
   NBD_CMD_BLOCK_STATUS,
@@ -46,6 +47,8 @@ export interface ClientRequest {
   readonly lengthBytes?: number
   /** data of a WRITE */
   readonly payload?: Uint8Array
+  /** BLOCK_STATUS in extended mode: answer for these of the selected contexts only */
+  readonly contextIds?: readonly number[]
 }
 
 /** One whole reply. */
@@ -99,12 +102,13 @@ export class NbdClientConnection {
   /** @returns the cookie, under which the reply will come, and what to send */
   request(request: ClientRequest): { cookie: number; bytes: Uint8Array[] } {
     const { mode } = this.#session
-    const payload = request.command === NBD_CMD_WRITE ? (request.payload ?? NO_BYTES) : NO_BYTES
+    const payload = payloadOf(request)
     const offsetBytes = request.offsetBytes ?? 0
-    const lengthBytes =
-      request.command === NBD_CMD_WRITE ? payload.length : (request.lengthBytes ?? 0)
-    const extendedWrite = mode === 'extended' && request.command === NBD_CMD_WRITE
-    const flags = (request.flags ?? 0) | (extendedWrite ? NBD_CMD_FLAG_PAYLOAD_LEN : 0)
+    const isWrite = request.command === NBD_CMD_WRITE
+    const lengthBytes = isWrite ? payload.length : (request.lengthBytes ?? 0)
+    const carries = mode === 'extended' && (isWrite || payload.length > 0)
+    const flags = (request.flags ?? 0) | (carries ? NBD_CMD_FLAG_PAYLOAD_LEN : 0)
+    const lengthField = carries ? payload.length : lengthBytes
     const cookie = this.#nextCookie
     const header = Object.assign(new RequestHeader(), {
       flags,
@@ -113,8 +117,8 @@ export class NbdClientConnection {
       cookieLow: lowOf(cookie),
       offsetHigh: highOf(offsetBytes),
       offsetLow: lowOf(offsetBytes),
-      lengthHigh: highOf(lengthBytes),
-      lengthLow: lowOf(lengthBytes),
+      lengthHigh: highOf(lengthField),
+      lengthLow: lowOf(lengthField),
     })
     const bytes = new Uint8Array(requestBytesOf(mode))
     encodeRequest(viewOf(bytes), 0, mode, header)
@@ -235,6 +239,15 @@ export class NbdClientConnection {
     })
     return true
   }
+}
+
+/** Data of a WRITE, or the effect length and ids of a BLOCK_STATUS that chooses contexts. */
+function payloadOf(request: ClientRequest): Uint8Array {
+  if (request.command === NBD_CMD_WRITE) return request.payload ?? NO_BYTES
+  if (request.command !== NBD_CMD_BLOCK_STATUS || request.contextIds === undefined) return NO_BYTES
+  const writer = new ByteWriter().uint64(request.lengthBytes ?? 0)
+  for (const id of request.contextIds) writer.uint32(id)
+  return writer.finish()
 }
 
 function malformed(chunk: Chunk): ProtocolError {

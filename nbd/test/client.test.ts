@@ -130,6 +130,13 @@ t.test('requests and replies meet in all modes', async t => {
       ])
       t.same(status?.extents.get('qemu:allocation-depth')?.[0], { lengthBytes: 2097152, status: 1 })
     }
+    const chosen = { command: nbd.NBD_CMD_BLOCK_STATUS, lengthBytes: 4096, contextIds: [2] }
+    if (mode === 'extended') {
+      t.same(
+        [...(ask(chosen)?.extents ?? [])],
+        [['qemu:allocation-depth', [{ lengthBytes: 4096, status: 1 }]]],
+      )
+    }
     t.equal(client.inFlightCount, 0)
     for (const part of client.disconnect()) server.receive(part)
     t.match(server.closed, { graceful: true })

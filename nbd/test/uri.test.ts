@@ -52,6 +52,22 @@ t.test('what is formatted is parsed to the same', async t => {
   )
 })
 
+t.test('any text is a URI that can be written again, or refused in words', async t => {
+  const part = fc.constantFrom('nbd', 's', '+unix', '://', '/', '?socket=', '&', '=', '%', '[', ']')
+  const text = fc
+    .array(fc.oneof(part, part, fc.string({ unit: 'binary', maxLength: 4 })), { maxLength: 12 })
+    .map(parts => parts.join(''))
+  const holds = (uri: string): boolean => {
+    try {
+      const written = formatNbdUri(parseNbdUri(uri))
+      return written === formatNbdUri(parseNbdUri(written))
+    } catch (error) {
+      return error instanceof UriError
+    }
+  }
+  t.doesNotThrow(() => fc.assert(fc.property(text, holds), { numRuns: 5000 }))
+})
+
 t.test('wrong URIs are refused with what is wrong', async t => {
   for (const [text, message] of [
     ['', '"" is not an NBD URI'],
