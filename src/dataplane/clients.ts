@@ -233,7 +233,7 @@ export class Clients {
       consumed = this.#negotiate(connection, offset, available)
     }
     if (connection.phase === 'transmission') {
-      const { answer } = this.#framing
+      const { answer } = this.#framing.payloads
       consumed += this.#framing.parse(connection, offset + consumed, available - consumed)
       table[at + 4] = answer.recvMax
       if (answer.intoLength > 0) {
@@ -321,7 +321,7 @@ export class Clients {
     const request = connection?.receiving
     if (connection === undefined || request === undefined) return
     if (result > 0 && !connection.isDead) {
-      this.#framing.receivedInto(connection, result)
+      this.#framing.payloads.receivedInto(connection, result)
       this.#settle(connection)
       return
     }

@@ -30,11 +30,11 @@ import {
   type SelectedContext,
 } from 'nbd-server-protocol'
 import { pieceBytes } from '../disk/host.js'
-import type { DiskRequest } from '../disk/request.js'
 import type { NativeEngine } from '../io/native.js'
 import { composeBlockStatus, statusSlotBytes } from './block-status.js'
 import type { Connection } from './connection.js'
 import { tokenUnit } from './disk-host.js'
+import { Payloads } from './payloads.js'
 import type { Replies } from './replies.js'
 import { largeBytes, Requests } from './requests.js'
 import type { ServedExport } from './served-export.js'
@@ -51,13 +51,6 @@ export const intoTokens = 255 * tokenUnit
 const intoBytesMin = 8192
 const unsentBytesMax = 8 * 1024 * 1024
 
-/** The answer to a receive row, besides the bytes consumed. */
-export interface RowAnswer {
-  recvMax: number
-  intoOffset: number
-  intoLength: number
-}
-
 /** What happened to one message. */
 const enum Step {
   done,
@@ -69,7 +62,7 @@ const enum Step {
 
 export class Framing {
   readonly requests: Requests
-  readonly answer: RowAnswer = { recvMax: 0, intoOffset: 0, intoLength: 0 }
+  readonly payloads: Payloads
   /** hears of a peer that broke the protocol: hang up at once */
   onProtocolError: (connection: Connection, reason: string) => void = () => undefined
 
@@ -79,7 +72,6 @@ export class Framing {
   readonly readOffset: Float64Array
 
   readonly #view: DataView
-  readonly #bytes: Uint8Array
   readonly #connectionTable: Uint32Array
   readonly #slots: Slots
   readonly #rows: Rows
@@ -96,8 +88,8 @@ export class Framing {
   ) {
     const { memory, layout } = engine
     this.requests = new Requests(engine, slots)
+    this.payloads = new Payloads(engine, stats)
     this.#view = new DataView(memory)
-    this.#bytes = new Uint8Array(memory)
     this.#connectionTable = new Uint32Array(
       memory,
       layout.connectionTable,
@@ -116,10 +108,10 @@ export class Framing {
 
   /**
    * Takes as many messages as there are, or as there is memory for.
-   * @returns bytes consumed; {@link answer} and `connection.isStalled` say how to go on
+   * @returns bytes consumed; `payloads.answer` and `connection.isStalled` say how to go on
    */
   parse(connection: Connection, start: number, availableBytes: number): number {
-    const { answer } = this
+    const { answer } = this.payloads
     const served = connection.served
     answer.recvMax = 0
     answer.intoLength = 0
@@ -129,7 +121,7 @@ export class Framing {
     const view = this.#view
     const { levels, clusters, clusterBytes, inverseClusterBytes, sizeBytes, alignments } = served
     const { magic, requestBytes } = connection
-    let at = this.#skipPayload(connection, start, end)
+    let at = this.payloads.goOn(connection, start, end)
     if (!this.#refuse(connection)) {
       connection.isStalled = true
       return at - start
@@ -295,7 +287,7 @@ export class Framing {
         error,
         text,
       }
-      this.#dropPayload(connection, body, end, payload)
+      this.#position = this.payloads.drop(connection, body, end, payload)
       return this.#refuse(connection) ? Step.done : Step.stalled
     }
     if (command === NBD_CMD_BLOCK_STATUS) {
@@ -444,83 +436,8 @@ export class Framing {
     connection.activeCount += 1
     connection.receiving = request
     connection.receivedBytes = 0
-    this.#position = this.#receive(connection, served, request, body, end)
+    this.#position = this.payloads.receive(connection, served, request, body, end)
     return Step.done
-  }
-
-  /** Copies what has come of a payload; begins the request when that is all of it. */
-  #receive(
-    connection: Connection,
-    served: ServedExport,
-    request: DiskRequest,
-    from: number,
-    end: number,
-  ): number {
-    const { lengthBytes, pieces, buffer } = request
-    let at = from
-    while (at < end && connection.receivedBytes < lengthBytes) {
-      const done = connection.receivedBytes
-      let count = Math.min(end - at, lengthBytes - done)
-      let target = buffer + done
-      if (pieces !== undefined) {
-        target = (pieces[Math.floor(done / pieceBytes)] ?? 0) + (done % pieceBytes)
-        count = Math.min(count, pieceBytes - (done % pieceBytes))
-      }
-      this.#bytes.copyWithin(target, at, at + count)
-      connection.receivedBytes += count
-      at += count
-    }
-    if (connection.receivedBytes === lengthBytes) this.#received(connection, served, request)
-    else this.#receiveStraight(connection, request)
-    if (lengthBytes >= largeBytes) this.answer.recvMax = connection.requestBytes
-    return at
-  }
-
-  #receiveStraight(connection: Connection, request: DiskRequest): void {
-    const done = connection.receivedBytes
-    const { pieces, buffer, lengthBytes } = request
-    const { answer } = this
-    answer.intoOffset = buffer + done
-    answer.intoLength = lengthBytes - done
-    if (pieces !== undefined) {
-      answer.intoOffset = (pieces[Math.floor(done / pieceBytes)] ?? 0) + (done % pieceBytes)
-      answer.intoLength = Math.min(answer.intoLength, pieceBytes - (done % pieceBytes))
-    }
-  }
-
-  #received(connection: Connection, served: ServedExport, request: DiskRequest): void {
-    connection.receiving = undefined
-    this.#countRequest(NBD_CMD_WRITE)
-    this.#stats.writtenBytes += request.lengthBytes
-    served.disk.submit(request)
-  }
-
-  /** A piece of a payload has come straight into its memory. @returns false: more is to come */
-  receivedInto(connection: Connection, countBytes: number): boolean {
-    const { receiving, served } = connection
-    if (receiving === undefined || served === undefined) return true
-    connection.receivedBytes += countBytes
-    if (connection.receivedBytes < receiving.lengthBytes) return false
-    this.#received(connection, served, receiving)
-    return true
-  }
-
-  /** The rest of a payload that came by way of the receive buffer. */
-  #skipPayload(connection: Connection, start: number, end: number): number {
-    const { receiving, served } = connection
-    if (receiving !== undefined && served !== undefined) {
-      return this.#receive(connection, served, receiving, start, end)
-    }
-    if (connection.dropBytes === 0) return start
-    const count = Math.min(connection.dropBytes, end - start)
-    connection.dropBytes -= count
-    return start + count
-  }
-
-  #dropPayload(connection: Connection, body: number, end: number, payload: number): void {
-    const here = Math.min(payload, end - body)
-    connection.dropBytes = payload - here
-    this.#position = body + here
   }
 
   #countRequest(command: number): void {
