@@ -4,7 +4,7 @@
  * Makes a fresh clone ready: system packages, node packages, addon, program. Does only what is
  * missing, says one line for each thing it does, and nothing when there is nothing to do.
  *
- *   node scripts/setup.mjs [--for start|test]
+ *   node scripts/setup.mjs [--for start|test|bench]
  *
  * Needs Node and npm alone: no package may be imported here or below scripts/setup/.
  */
@@ -18,7 +18,10 @@ import { installSystemPackages } from './setup/system-packages.mjs'
 import { prepareKernel } from './vm/kernel-cache.mjs'
 import { whyNoMachine } from './vm/machine-programs.mjs'
 
-/** @param purpose 'start': what serving and the printed commands need; 'test': all the tests need */
+/**
+ * @param purpose 'start': what serving and the printed commands need; 'test': all the tests need;
+ *   'bench': what the benchmark compares with
+ */
 export async function setUp(purpose) {
   requireNode()
   await oneAtATime(async () => {
@@ -62,8 +65,10 @@ export async function runScript(main) {
 function parsePurpose(words) {
   const purpose = words[0] === '--for' ? words[1] : words[0]?.replace(/^--for=/, '')
   if (words.length === 0) return 'test'
-  if (purpose === 'start' || purpose === 'test') return purpose
-  throw new SetupError(`usage: node scripts/setup.mjs [--for start|test]; got "${words.join(' ')}"`)
+  if (['start', 'test', 'bench'].includes(purpose)) return purpose
+  throw new SetupError(
+    `usage: node scripts/setup.mjs [--for start|test|bench]; got "${words.join(' ')}"`,
+  )
 }
 
 if (import.meta.url === pathToFileURL(process.argv[1]).href) {

@@ -45,6 +45,13 @@ const judging = [
   need('strace', 'strace'),
 ]
 
+/** What the benchmark compares with, and measures with. */
+const benchmarking = [
+  need('qemu-utils', 'qemu-img', 'qemu-io', 'qemu-nbd'),
+  need('nbdkit', 'nbdkit'),
+  need('fio', 'fio'),
+]
+
 /** The virtual machine whose kernel has /dev/nbd: needless where the machine has one itself. */
 const emulating = [
   need('qemu-system-x86', 'qemu-system-x86_64', '/usr/lib/qemu/virtiofsd'),
@@ -53,6 +60,9 @@ const emulating = [
 
 /** @returns `needed`: nothing goes without; `wanted`: without it tests are skipped */
 export function packageLists(purpose) {
+  if (purpose === 'bench') {
+    return { needed: [...building, ...benchmarking], wanted: [need('xfsprogs', 'mkfs.xfs')] }
+  }
   if (purpose === 'start') return { needed: [...building, ...demonstrating], wanted: [] }
   const emulate = process.arch === 'x64' && !existsSync('/dev/nbd0') ? emulating : []
   return { needed: building, wanted: [...demonstrating, ...judging, ...emulate] }
