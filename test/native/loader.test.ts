@@ -1,4 +1,5 @@
 // SPDX-License-Identifier: MIT
+/** How the addon is found, and what it says of this machine. */
 import t from 'tap'
 import { addonMissingReason, loadAddon } from '../../src/io/native.js'
 

@@ -23,7 +23,8 @@ function echo(f: EngineFixture): void {
   f.onReceive = row => {
     while (row.bytes.length - row.consumed >= 4) {
       const start = row.consumed + 4
-      const end = start + new DataView(row.bytes.buffer, row.bytes.byteOffset).getUint32(row.consumed, true)
+      const end =
+        start + new DataView(row.bytes.buffer, row.bytes.byteOffset).getUint32(row.consumed, true)
       if (end > row.bytes.length) return
       if (f.control(control.free4k) === 0 || f.control(control.freeHeaders) === 0) {
         row.limit = STALL
@@ -82,20 +83,23 @@ function receiving(t: Test, kind: EngineKind): void {
     t.match(f.connection(connection), { unsent: 0, open: 1 })
   })
 
-  void t.test('an unconsumed rest is shown again, from its first byte, when more has come', async t => {
-    const f = new EngineFixture(t, kind)
-    const seen: string[] = []
-    f.onReceive = row => {
-      seen.push(Buffer.from(row.bytes).toString())
-      row.consumed = Math.min(2, row.bytes.length)
-    }
-    const { peer } = f.connect(t)
-    peer.socket.write('abcde')
-    await f.until(() => seen.length === 1)
-    peer.socket.write('fg')
-    await f.until(() => seen.length === 2)
-    t.same(seen, ['abcde', 'cdefg'])
-  })
+  void t.test(
+    'an unconsumed rest is shown again, from its first byte, when more has come',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const seen: string[] = []
+      f.onReceive = row => {
+        seen.push(Buffer.from(row.bytes).toString())
+        row.consumed = Math.min(2, row.bytes.length)
+      }
+      const { peer } = f.connect(t)
+      peer.socket.write('abcde')
+      await f.until(() => seen.length === 1)
+      peer.socket.write('fg')
+      await f.until(() => seen.length === 2)
+      t.same(seen, ['abcde', 'cdefg'])
+    },
+  )
 
   void t.test('the limit of the next receive holds for that receive', async t => {
     const f = new EngineFixture(t, kind)
@@ -113,43 +117,49 @@ function receiving(t: Test, kind: EngineKind): void {
     t.same(lengths, [28, 28, 28, 28, 16])
   })
 
-  void t.test('a payload is received straight to its memory, and then bytes come normally', async t => {
-    const f = new EngineFixture(t, kind)
-    const slot = f.take('1m')
-    const rows: string[] = []
-    f.onReceive = row => {
-      rows.push(Buffer.from(row.bytes).toString())
-      row.consumed = row.bytes.length
-      if (rows.length === 1) row.into = { offset: slot, length: 1048576, token: 77 }
-    }
-    const { connection, peer } = f.connect(t)
-    peer.socket.write('head')
-    await f.until(() => rows.length === 1)
-    const payload = Buffer.alloc(1048576, 'payload.')
-    peer.socket.write(payload)
-    peer.socket.write('next')
-    await f.until(() => rows.length === 2)
-    t.same(rows, ['head', 'next'])
-    t.strictSame(f.done, [{ kind: done.into, id: 77, result: 1048576, extra: connection }])
-    t.ok(payload.equals(f.at(slot, 1048576)))
-  })
+  void t.test(
+    'a payload is received straight to its memory, and then bytes come normally',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const slot = f.take('1m')
+      const rows: string[] = []
+      f.onReceive = row => {
+        rows.push(Buffer.from(row.bytes).toString())
+        row.consumed = row.bytes.length
+        if (rows.length === 1) row.into = { offset: slot, length: 1048576, token: 77 }
+      }
+      const { connection, peer } = f.connect(t)
+      peer.socket.write('head')
+      await f.until(() => rows.length === 1)
+      const payload = Buffer.alloc(1048576, 'payload.')
+      peer.socket.write(payload)
+      peer.socket.write('next')
+      await f.until(() => rows.length === 2)
+      t.same(rows, ['head', 'next'])
+      t.strictSame(f.done, [{ kind: done.into, id: 77, result: 1048576, extra: connection }])
+      t.ok(payload.equals(f.at(slot, 1048576)))
+    },
+  )
 
-  void t.test('the stream ends inside a payload: the token comes back with 0, then END', async t => {
-    const f = new EngineFixture(t, kind)
-    f.onReceive = row => {
-      row.consumed = row.bytes.length
-      row.into = { offset: f.job(0), length: 1000, token: 5 }
-    }
-    const { connection, peer } = f.connect(t)
-    peer.socket.write('x')
-    await f.until(() => f.batches === 1)
-    peer.socket.end('short')
-    await f.until(() => f.saw(done.end, connection) !== undefined)
-    t.strictSame(f.done, [
-      { kind: done.into, id: 5, result: 0, extra: connection },
-      { kind: done.end, id: connection, result: 0, extra: 0 },
-    ])
-  })
+  void t.test(
+    'the stream ends inside a payload: the token comes back with 0, then END',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      f.onReceive = row => {
+        row.consumed = row.bytes.length
+        row.into = { offset: f.job(0), length: 1000, token: 5 }
+      }
+      const { connection, peer } = f.connect(t)
+      peer.socket.write('x')
+      await f.until(() => f.batches === 1)
+      peer.socket.end('short')
+      await f.until(() => f.saw(done.end, connection) !== undefined)
+      t.strictSame(f.done, [
+        { kind: done.into, id: 5, result: 0, extra: connection },
+        { kind: done.end, id: connection, result: 0, extra: 0 },
+      ])
+    },
+  )
 
   void t.test('two hundred connections are served at once', async t => {
     const f = new EngineFixture(t, kind, { connectionCount: 200, count4k: 64, receiveBytes: 8192 })
@@ -295,7 +305,10 @@ function ending(t: Test, kind: EngineKind): void {
     f.put({ op: op.close, connection, length: 0 })
     await f.until(() => f.saw(done.closed, connection) !== undefined && peer.ended)
     t.ok(peer.received.equals(sent))
-    t.same(f.done.map(row => row.kind), [done.end, done.closed])
+    t.same(
+      f.done.map(row => row.kind),
+      [done.end, done.closed],
+    )
     t.equal(f.connection(connection).open, 0)
   })
 
@@ -340,33 +353,41 @@ function ending(t: Test, kind: EngineKind): void {
     await f.until(() => f.saw(done.closed, connection) !== undefined)
   })
 
-  void t.test('CLOSE at once drops the queue, returns its slots and ends a direct receive', async t => {
-    const f = new EngineFixture(t, kind)
-    const before = f.freeCounts()
-    f.onReceive = row => {
-      row.consumed = row.bytes.length
-      row.into = { offset: f.job(1), length: 100, token: 4 }
-    }
-    const { connection, peer } = f.connect(t)
-    peer.socket.pause()
-    peer.socket.write('a')
-    await f.until(() => f.batches === 1)
-    sendJob(f, connection, 8)
-    for (let i = 0; i < 20; i++)
-      f.put({ op: op.send, connection, ...f.header(Buffer.alloc(8)), ...f.payload(Buffer.alloc(99)) })
-    f.engine.run(5)
-    t.ok(f.connection(connection).replies > 20)
-    f.put({ op: op.close, connection, length: 1 })
-    await f.until(() => f.saw(done.closed, connection) !== undefined)
-    t.same(f.freeCounts(), before)
-    t.strictSame(f.done, [
-      { kind: done.into, id: 4, result: -ECANCELED, extra: connection },
-      { kind: done.closed, id: connection, result: 0, extra: 0 },
-    ])
-    t.match(f.connection(connection), { replies: 0, unsent: 0, open: 0 })
-    peer.socket.resume()
-    await f.until(() => peer.closed || peer.ended)
-  })
+  void t.test(
+    'CLOSE at once drops the queue, returns its slots and ends a direct receive',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const before = f.freeCounts()
+      f.onReceive = row => {
+        row.consumed = row.bytes.length
+        row.into = { offset: f.job(1), length: 100, token: 4 }
+      }
+      const { connection, peer } = f.connect(t)
+      peer.socket.pause()
+      peer.socket.write('a')
+      await f.until(() => f.batches === 1)
+      sendJob(f, connection, 8)
+      for (let i = 0; i < 20; i++)
+        f.put({
+          op: op.send,
+          connection,
+          ...f.header(Buffer.alloc(8)),
+          ...f.payload(Buffer.alloc(99)),
+        })
+      f.engine.run(5)
+      t.ok(f.connection(connection).replies > 20)
+      f.put({ op: op.close, connection, length: 1 })
+      await f.until(() => f.saw(done.closed, connection) !== undefined)
+      t.same(f.freeCounts(), before)
+      t.strictSame(f.done, [
+        { kind: done.into, id: 4, result: -ECANCELED, extra: connection },
+        { kind: done.closed, id: connection, result: 0, extra: 0 },
+      ])
+      t.match(f.connection(connection), { replies: 0, unsent: 0, open: 0 })
+      peer.socket.resume()
+      await f.until(() => peer.closed || peer.ended)
+    },
+  )
 
   void t.test('CLOSE at once overtakes a graceful one whose peer does not read', async t => {
     const f = new EngineFixture(t, kind)
@@ -380,24 +401,37 @@ function ending(t: Test, kind: EngineKind): void {
     await f.until(() => f.saw(done.closed, connection) !== undefined)
   })
 
-  void t.test('a peer that goes away while replies are under way makes the connection FAIL', async t => {
-    const f = new EngineFixture(t, kind)
-    const before = f.freeCounts()
-    const { connection, peer } = f.connect(t)
-    peer.socket.pause()
-    sendJob(f, connection, 8)
-    f.put({ op: op.send, connection, ...f.header(Buffer.alloc(8)), ...f.payload(Buffer.alloc(99)) })
-    f.engine.run(5)
-    peer.socket.destroy()
-    await f.until(() => f.saw(done.failed, connection) !== undefined)
-    t.ok((f.saw(done.failed, connection)?.result ?? 0) < 0)
-    t.same(f.freeCounts(), before)
-    f.put({ op: op.send, connection, ...f.header(Buffer.alloc(8)), ...f.payload(Buffer.alloc(99)) })
-    f.put({ op: op.close, connection, length: 0 })
-    await f.until(() => f.saw(done.closed, connection) !== undefined)
-    t.same(f.freeCounts(), before)
-    t.equal(f.done.filter(row => row.kind === done.failed).length, 1)
-  })
+  void t.test(
+    'a peer that goes away while replies are under way makes the connection FAIL',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const before = f.freeCounts()
+      const { connection, peer } = f.connect(t)
+      peer.socket.pause()
+      sendJob(f, connection, 8)
+      f.put({
+        op: op.send,
+        connection,
+        ...f.header(Buffer.alloc(8)),
+        ...f.payload(Buffer.alloc(99)),
+      })
+      f.engine.run(5)
+      peer.socket.destroy()
+      await f.until(() => f.saw(done.failed, connection) !== undefined)
+      t.ok((f.saw(done.failed, connection)?.result ?? 0) < 0)
+      t.same(f.freeCounts(), before)
+      f.put({
+        op: op.send,
+        connection,
+        ...f.header(Buffer.alloc(8)),
+        ...f.payload(Buffer.alloc(99)),
+      })
+      f.put({ op: op.close, connection, length: 0 })
+      await f.until(() => f.saw(done.closed, connection) !== undefined)
+      t.same(f.freeCounts(), before)
+      t.equal(f.done.filter(row => row.kind === done.failed).length, 1)
+    },
+  )
 }
 
 function listening(t: Test, kind: EngineKind): void {
@@ -411,7 +445,10 @@ function listening(t: Test, kind: EngineKind): void {
     const peers = [1, 2, 3].map(() => new Peer(t, net.connect({ path, allowHalfOpen: true })))
     await f.until(() => peers.some(peer => peer.ended || peer.closed))
     const accepted = f.done.filter(row => row.kind === done.accepted)
-    t.same(accepted.map(row => row.result), [listener, listener])
+    t.same(
+      accepted.map(row => row.result),
+      [listener, listener],
+    )
     const peerOf = f.engine.peerCredentials(accepted[0]?.id ?? 0)
     t.equal(peerOf.pid, process.pid)
     t.equal(f.engine.peerHungUp(accepted[0]?.id ?? 0), false)
@@ -419,22 +456,25 @@ function listening(t: Test, kind: EngineKind): void {
     await f.until(() => peers[0]?.receivedBytes === 9)
   })
 
-  void t.test('a slot that became free is given to the next client, under a new generation', async t => {
-    const f = new EngineFixture(t, kind, { connectionCount: 1 })
-    const path = `${scratchDirectory(t)}/s`
-    f.engine.addListener(f.addon.listenUnix(path, 0o600, 16))
-    const accepted = () => f.done.filter(row => row.kind === done.accepted)
-    const first = new Peer(t, net.connect({ path, allowHalfOpen: true }))
-    await f.until(() => accepted().length === 1)
-    first.socket.destroy()
-    f.put({ op: op.close, connection: accepted()[0]?.id ?? 0, length: 0 })
-    await f.until(() => f.done.some(row => row.kind === done.closed))
-    new Peer(t, net.connect({ path, allowHalfOpen: true }))
-    await f.until(() => accepted().length === 2)
-    const [one, two] = accepted().map(row => row.id)
-    t.not(one, two)
-    t.equal((one ?? 0) % 65536, (two ?? 0) % 65536)
-  })
+  void t.test(
+    'a slot that became free is given to the next client, under a new generation',
+    async t => {
+      const f = new EngineFixture(t, kind, { connectionCount: 1 })
+      const path = `${scratchDirectory(t)}/s`
+      f.engine.addListener(f.addon.listenUnix(path, 0o600, 16))
+      const accepted = () => f.done.filter(row => row.kind === done.accepted)
+      const first = new Peer(t, net.connect({ path, allowHalfOpen: true }))
+      await f.until(() => accepted().length === 1)
+      first.socket.destroy()
+      f.put({ op: op.close, connection: accepted()[0]?.id ?? 0, length: 0 })
+      await f.until(() => f.done.some(row => row.kind === done.closed))
+      new Peer(t, net.connect({ path, allowHalfOpen: true }))
+      await f.until(() => accepted().length === 2)
+      const [one, two] = accepted().map(row => row.id)
+      t.not(one, two)
+      t.equal((one ?? 0) % 65536, (two ?? 0) % 65536)
+    },
+  )
 
   void t.test('TCP: a reset by the peer is FAILED with ECONNRESET', async t => {
     const f = new EngineFixture(t, kind)
@@ -453,22 +493,25 @@ function listening(t: Test, kind: EngineKind): void {
     await f.until(() => f.saw(done.closed, connection) !== undefined)
   })
 
-  void t.test('TCP: replies are not lost when the connection is closed with input unread', async t => {
-    const f = new EngineFixture(t, kind)
-    const { fd, port } = f.addon.listenTcp('::1', 0, 16)
-    f.engine.addListener(fd)
-    f.addon.closeFile(fd)
-    const peer = new Peer(t, net.connect({ port, host: '::1', allowHalfOpen: true }))
-    f.onReceive = row => {
-      row.consumed = 1
-      f.put({ op: op.send, connection: row.connection, memory: f.job(0), length: 1048576 })
-      f.put({ op: op.close, connection: row.connection, length: 0 })
-    }
-    peer.socket.write(Buffer.alloc(300000))
-    await f.until(() => peer.ended)
-    t.equal(peer.receivedBytes, 1048576)
-    t.equal(peer.error, undefined)
-  })
+  void t.test(
+    'TCP: replies are not lost when the connection is closed with input unread',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const { fd, port } = f.addon.listenTcp('::1', 0, 16)
+      f.engine.addListener(fd)
+      f.addon.closeFile(fd)
+      const peer = new Peer(t, net.connect({ port, host: '::1', allowHalfOpen: true }))
+      f.onReceive = row => {
+        row.consumed = 1
+        f.put({ op: op.send, connection: row.connection, memory: f.job(0), length: 1048576 })
+        f.put({ op: op.close, connection: row.connection, length: 0 })
+      }
+      peer.socket.write(Buffer.alloc(300000))
+      await f.until(() => peer.ended)
+      t.equal(peer.receivedBytes, 1048576)
+      t.equal(peer.error, undefined)
+    },
+  )
 
   void t.test('a removed listener accepts nobody any more', async t => {
     const f = new EngineFixture(t, kind)
@@ -478,9 +521,12 @@ function listening(t: Test, kind: EngineKind): void {
     f.addon.closeFile(fd)
     f.engine.run(5)
     f.engine.removeListener(listener)
-    t.throws(() => {
-      f.engine.removeListener(listener)
-    }, { code: 'EBADF' })
+    t.throws(
+      () => {
+        f.engine.removeListener(listener)
+      },
+      { code: 'EBADF' },
+    )
     f.engine.run(5)
     const peer = new Peer(t, net.connect({ path }))
     await f.until(() => peer.error !== undefined)

@@ -48,11 +48,26 @@ function plainCases(t: Test, kind: EngineKind): void {
     const f = new EngineFixture(t, kind)
     const content = pattern(3 * MiB)
     const file = addFile(t, f, content)
-    f.put({ op: op.read, file: file.index, token: 1, offset: MiB + 4, length: 5000, memory: f.job(0) + 8 })
+    f.put({
+      op: op.read,
+      file: file.index,
+      token: 1,
+      offset: MiB + 4,
+      length: 5000,
+      memory: f.job(0) + 8,
+    })
     t.match(await f.completed(1), { result: 5000, extra: 0 })
     t.ok(content.subarray(MiB + 4, MiB + 5004).equals(f.at(f.job(0) + 8, 5000)))
-    t.equal(f.at(f.job(0), 8).every(byte => byte === 0), true, 'nothing before')
-    t.equal(f.at(f.job(0) + 5008, 100).every(byte => byte === 0), true, 'nothing behind')
+    t.equal(
+      f.at(f.job(0), 8).every(byte => byte === 0),
+      true,
+      'nothing before',
+    )
+    t.equal(
+      f.at(f.job(0) + 5008, 100).every(byte => byte === 0),
+      true,
+      'nothing behind',
+    )
 
     f.at(f.job(1), MiB).fill(0xab)
     f.put({ op: op.write, file: file.index, token: 2, offset: 100, length: MiB, memory: f.job(1) })
@@ -96,9 +111,12 @@ function plainCases(t: Test, kind: EngineKind): void {
     })
     const { direct } = f.addon.directAlignment(plain)
     if (!direct) {
-      t.throws(() => {
-        f.addon.setDirect(plain, true)
-      }, { code: 'EINVAL' })
+      t.throws(
+        () => {
+          f.addon.setDirect(plain, true)
+        },
+        { code: 'EINVAL' },
+      )
       return
     }
     f.addon.setDirect(plain, true)
@@ -126,7 +144,14 @@ function plainCases(t: Test, kind: EngineKind): void {
       put = true
       for (let i = 0; i < left; i++) {
         if (f.control(control.rows) === f.layout.rowCapacity) f.engine.takeRows()
-        f.put({ op: op.read, file: file.index, token: i, offset: i * 4, length: 4, memory: f.job(0) + i * 4 })
+        f.put({
+          op: op.read,
+          file: file.index,
+          token: i,
+          offset: i * 4,
+          length: 4,
+          memory: f.job(0) + i * 4,
+        })
       }
     }
     f.onDone = () => left--
@@ -143,9 +168,12 @@ function plainCases(t: Test, kind: EngineKind): void {
     const two = addFile(t, f, Buffer.alloc(1))
     t.not(one.index, two.index)
     f.engine.removeFile(one.index)
-    t.throws(() => {
-      f.engine.removeFile(one.index)
-    }, { code: 'EBADF' })
+    t.throws(
+      () => {
+        f.engine.removeFile(one.index)
+      },
+      { code: 'EBADF' },
+    )
     t.equal(f.engine.addFile(two.fd), one.index)
     t.throws(() => f.engine.addFile(0x7fff), { code: 'EBADF' })
     t.end()
@@ -180,7 +208,13 @@ function rangeCases(t: Test, kind: EngineKind): void {
     const row = { op: op.copy, file: target.index, source: { file: source.index, offset: 0 } }
     f.put({ ...row, token: 1, offset: 65536, length: MiB })
     t.equal((await f.completed(1)).result, MiB)
-    f.put({ ...row, token: 2, offset: 0, length: 4096, source: { file: source.index, offset: MiB } })
+    f.put({
+      ...row,
+      token: 2,
+      offset: 0,
+      length: 4096,
+      source: { file: source.index, offset: MiB },
+    })
     t.equal((await f.completed(2)).result, 100)
     const bytes = fs.readFileSync(target.path)
     t.ok(bytes.subarray(65536).equals(content.subarray(0, MiB)))
@@ -205,7 +239,11 @@ function replyCases(t: Test, kind: EngineKind): void {
     for (let at = 0; at < peer.receivedBytes; at += 4097) {
       const i = peer.received[at] ?? 0
       seen.add(i)
-      t.ok(peer.received.subarray(at + 1, at + 4097).equals(content.subarray(i * 7000, i * 7000 + 4096)))
+      t.ok(
+        peer.received
+          .subarray(at + 1, at + 4097)
+          .equals(content.subarray(i * 7000, i * 7000 + 4096)),
+      )
     }
     t.equal(seen.size, 20)
     await f.until(() => f.connection(connection).replies === 0)
@@ -213,43 +251,57 @@ function replyCases(t: Test, kind: EngineKind): void {
     t.equal(f.done.length, 0, 'no done row for success')
   })
 
-  void t.test('a READ_SEND that is short or fails comes back, its slots are still the caller’s', async t => {
-    const f = new EngineFixture(t, kind)
-    const file = addFile(t, f, Buffer.alloc(100))
-    const directory = f.engine.addFile(fs.openSync(t.testdirName, 'r'))
-    const { connection, peer } = f.connect(t)
-    const slot = f.take('4k')
-    const header = f.header(Buffer.from('H'))
-    const row = { op: op.readSend, length: 4096, offset: 0, connection, memory: slot, slot, ...header }
-    const before = f.freeCounts()
-    f.put({ ...row, file: file.index, token: 1 })
-    t.equal((await f.completed(1)).result, 100)
-    f.put({ ...row, file: directory, token: 2 })
-    t.equal((await f.completed(2)).result, -21, 'EISDIR')
-    t.same(f.freeCounts(), before)
-    t.match(f.connection(connection), { replies: 0, unsent: 0 })
-    t.equal(peer.receivedBytes, 0)
-  })
+  void t.test(
+    'a READ_SEND that is short or fails comes back, its slots are still the caller’s',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const file = addFile(t, f, Buffer.alloc(100))
+      const directory = f.engine.addFile(fs.openSync(t.testdirName, 'r'))
+      const { connection, peer } = f.connect(t)
+      const slot = f.take('4k')
+      const header = f.header(Buffer.from('H'))
+      const row = {
+        op: op.readSend,
+        length: 4096,
+        offset: 0,
+        connection,
+        memory: slot,
+        slot,
+        ...header,
+      }
+      const before = f.freeCounts()
+      f.put({ ...row, file: file.index, token: 1 })
+      t.equal((await f.completed(1)).result, 100)
+      f.put({ ...row, file: directory, token: 2 })
+      t.equal((await f.completed(2)).result, -21, 'EISDIR')
+      t.same(f.freeCounts(), before)
+      t.match(f.connection(connection), { replies: 0, unsent: 0 })
+      t.equal(peer.receivedBytes, 0)
+    },
+  )
 
-  void t.test('CLOSE gracefully waits for READ_SENDs, and for the answer to one that failed', async t => {
-    const f = new EngineFixture(t, kind)
-    const file = addFile(t, f, Buffer.alloc(4096, 1))
-    const { connection, peer } = f.connect(t)
-    const slots = [f.take('4k'), f.take('4k')] as const
-    const row = { op: op.readSend, file: file.index, length: 4096, connection }
-    f.onDone = row => {
-      if (row.kind === done.operation)
-        f.put({ op: op.send, connection, slot: slots[1], ...f.header(Buffer.from('sorry')) })
-    }
-    f.put({ ...row, token: 1, offset: 0, memory: slots[0], slot: slots[0] })
-    f.put({ ...row, token: 2, offset: 1, memory: slots[1], slot: slots[1] })
-    f.put({ op: op.close, connection, length: 0 })
-    await f.until(() => peer.ended)
-    t.equal(peer.receivedBytes, 4096 + 5)
-    peer.socket.end()
-    await f.until(() => f.saw(done.closed, connection) !== undefined)
-    t.same(f.freeCounts(), [32, 8, 4, 64])
-  })
+  void t.test(
+    'CLOSE gracefully waits for READ_SENDs, and for the answer to one that failed',
+    async t => {
+      const f = new EngineFixture(t, kind)
+      const file = addFile(t, f, Buffer.alloc(4096, 1))
+      const { connection, peer } = f.connect(t)
+      const slots = [f.take('4k'), f.take('4k')] as const
+      const row = { op: op.readSend, file: file.index, length: 4096, connection }
+      f.onDone = row => {
+        if (row.kind === done.operation)
+          f.put({ op: op.send, connection, slot: slots[1], ...f.header(Buffer.from('sorry')) })
+      }
+      f.put({ ...row, token: 1, offset: 0, memory: slots[0], slot: slots[0] })
+      f.put({ ...row, token: 2, offset: 1, memory: slots[1], slot: slots[1] })
+      f.put({ op: op.close, connection, length: 0 })
+      await f.until(() => peer.ended)
+      t.equal(peer.receivedBytes, 4096 + 5)
+      peer.socket.end()
+      await f.until(() => f.saw(done.closed, connection) !== undefined)
+      t.same(f.freeCounts(), [32, 8, 4, 64])
+    },
+  )
 
   void t.test('CLOSE at once lets reads end first, then returns their slots', async t => {
     const f = new EngineFixture(t, kind)

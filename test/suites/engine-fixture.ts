@@ -146,7 +146,12 @@ export class EngineFixture {
     for (let i = 0; i < this.control(control.doneRows); i++) {
       const at = this.layout.doneTable / 4 + i * 4
       const [rowKind = 0, id = 0, result = 0, extra = 0] = this.words.subarray(at, at + 4)
-      rows.push({ kind: rowKind, id, result: result > 0x7fffffff ? result - fourGiB : result, extra })
+      rows.push({
+        kind: rowKind,
+        id,
+        result: result > 0x7fffffff ? result - fourGiB : result,
+        extra,
+      })
     }
     return rows
   }

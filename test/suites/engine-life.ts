@@ -3,18 +3,11 @@
 import { spawnSync } from 'node:child_process'
 import { once } from 'node:events'
 import fs from 'node:fs'
-import { createRequire } from 'node:module'
-import { fileURLToPath } from 'node:url'
 import type { Test } from 'tap'
 import { Worker } from 'node:worker_threads'
 import type { EngineKind } from '../../src/io/native.js'
+import { addonPath } from './addon-path.js'
 import { EngineFixture, control, kind as done, op, smallEngine } from './engine-fixture.js'
-
-const require = createRequire(import.meta.url)
-/** Threads and processes of these tests load the addon by its path: they have no TypeScript. */
-const addonPath = (require('node-gyp-build') as { resolve: (directory: string) => string }).resolve(
-  fileURLToPath(new URL('../../native', import.meta.url)),
-)
 
 function prelude(kind: EngineKind): string {
   return `
@@ -119,9 +112,12 @@ function returning(t: Test, kind: EngineKind): void {
     f.connect(t)
     f.engine.close()
     f.engine.close()
-    t.throws(() => {
-      f.engine.run(1)
-    }, { code: 'EBADF', operation: 'run' })
+    t.throws(
+      () => {
+        f.engine.run(1)
+      },
+      { code: 'EBADF', operation: 'run' },
+    )
     f.addon.wake(f.engine.wakeHandle)
     t.equal(f.bytes[f.layout.jobs], 0, 'the memory is still there')
     t.end()
@@ -146,7 +142,10 @@ function throwing(t: Test, kind: EngineKind): void {
     }
     const { peer } = f.connect(t)
     peer.socket.write('bytes')
-    await t.rejects(f.until(() => false), problem)
+    await t.rejects(
+      f.until(() => false),
+      problem,
+    )
     f.onReceive = row => {
       shown = Buffer.from(row.bytes).toString()
       row.consumed = row.bytes.length
@@ -158,7 +157,10 @@ function throwing(t: Test, kind: EngineKind): void {
 
 function fatalCases(t: Test, kind: EngineKind): void {
   const rows: Record<string, { row: string; message: RegExp }> = {
-    'memory outside of a slot': { row: '[1, 0, 1, 0, 0, 4096, 0, 0, 0, 0, 0, 0]', message: /outside/ },
+    'memory outside of a slot': {
+      row: '[1, 0, 1, 0, 0, 4096, 0, 0, 0, 0, 0, 0]',
+      message: /outside/,
+    },
     'memory across two slots': {
       row: '[1, 0, 1, 0, 0, 4096, layout.slots4k + 1, 0, 0, 0, 0, 0]',
       message: /outside/,
@@ -180,7 +182,10 @@ function fatalCases(t: Test, kind: EngineKind): void {
       row: '[8, 0, 0, 0, 0, 1, layout.jobs, 0, 0xffffffff, layout.jobs, 0, 0]',
       message: /slot to return/,
     },
-    'an unknown operation': { row: '[99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]', message: /no such operation/ },
+    'an unknown operation': {
+      row: '[99, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]',
+      message: /no such operation/,
+    },
   }
   void t.test('a row that is wrong ends the process with a message', t => {
     for (const [name, { row, message }] of Object.entries(rows)) {
@@ -259,8 +264,22 @@ function teardownCases(t: Test, kind: EngineKind): void {
     const file = f.engine.addFile(fd)
     f.connect(t)
     for (let i = 0; i < 50; i++)
-      f.put({ op: op.write, file, token: i, offset: i * 1048576, length: 1048576, memory: f.job(i % 4) })
-    f.put({ op: op.copy, file, token: 50, offset: 0, length: 4096, source: { file, offset: 1048576 } })
+      f.put({
+        op: op.write,
+        file,
+        token: i,
+        offset: i * 1048576,
+        length: 1048576,
+        memory: f.job(i % 4),
+      })
+    f.put({
+      op: op.copy,
+      file,
+      token: 50,
+      offset: 0,
+      length: 4096,
+      source: { file, offset: 1048576 },
+    })
     f.engine.run(0)
     const before = f.batches
     f.engine.close()
