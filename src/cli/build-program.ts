@@ -116,10 +116,11 @@ function expandLong(row: CommandRow, options: readonly OptionRow[], word: string
 
 /** True when the last letter of `-abc` is an option whose value is the next word. */
 function clusterWantsValue(options: readonly OptionRow[], word: string): boolean {
-  for (const [index, letter] of [...word.slice(1)].entries()) {
+  const letters = Array.from(word.slice(1))
+  for (const [index, letter] of letters.entries()) {
     const option = options.find(candidate => candidate.short === letter)
     if (option === undefined) return false
-    if (option.value !== undefined) return index === word.length - 2
+    if (option.value !== undefined) return index === letters.length - 1
   }
   return false
 }

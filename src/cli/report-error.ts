@@ -7,6 +7,7 @@
  */
 import { errnoName, PloopError } from '../base/errors.js'
 import { exitStatus } from '../base/exit-status.js'
+import { interrupted } from '../ops/context.js'
 import { CommandUsageError, SummaryError } from './build-program.js'
 import { UsageError } from './command-input.js'
 import type { CommandRow } from './command-table.js'
@@ -25,7 +26,13 @@ export interface ReportOptions {
 export function reportError(error: unknown, options: ReportOptions): number {
   if (error instanceof UsageError) return reportUsage(error, options)
   if (error instanceof PloopError) return reportPloopError(error, options)
+  if (isAbort(error)) return reportPloopError(interrupted(), options)
   return reportBug(error, options)
+}
+
+/** What Node's own functions throw when the signal to stop reaches them. */
+function isAbort(error: unknown): boolean {
+  return error instanceof Error && error.name === 'AbortError'
 }
 
 function reportUsage(error: UsageError, options: ReportOptions): number {

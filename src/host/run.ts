@@ -83,7 +83,9 @@ export function run(
     const deadline = setTimeout(() => {
       stop(`did not end within ${String(timeoutMs / 1000)} s`)
     }, timeoutMs)
+    let aborted = false
     const onAbort = (): void => {
+      aborted = true
       stop('was interrupted')
     }
     const settle = (): void => {
@@ -103,7 +105,8 @@ export function run(
     child.on('close', (status, signal) => {
       settle()
       reason ??= signal === null ? undefined : `died of ${signal}`
-      if (reason !== undefined) reject(endError(program, reason, output.stderr, options))
+      if (aborted) reject(abortError(program))
+      else if (reason !== undefined) reject(endError(program, reason, output.stderr, options))
       else resolve({ status: status ?? 1, ...output })
     })
     // A program that does not read what it is given may close its end first.
@@ -138,6 +141,14 @@ function startError(program: string, cause: unknown, options: RunOptions): Ploop
     operation: program,
     errno: errnoName(cause),
     cause,
+  })
+}
+
+/** Not the program's failure: somebody asked us to stop. */
+function abortError(program: string): PloopError {
+  return new PloopError('INTERRUPTED', `${program} was interrupted`, {
+    status: 'system',
+    operation: program,
   })
 }
 

@@ -5,7 +5,7 @@
  */
 import { cpSync, existsSync, mkdirSync, readdirSync, readFileSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
-import t from 'tap'
+import t, { type Test } from 'tap'
 import { genuinePloop, requiresGenuinePloop } from '../support/genuine-ploop.js'
 import { ploopNbd, ploopNbdPath, runJudge } from '../support/programs.js'
 import { requires } from '../support/requires.js'
@@ -73,7 +73,7 @@ async function makeSnapshotted(folder: string): Promise<void> {
 }
 
 async function compare(
-  t: { test: typeof import('tap').default.test },
+  t: Test,
   folders: { genuine: string; ours: string },
   cases: readonly Case[],
 ): Promise<void> {

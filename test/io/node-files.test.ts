@@ -3,6 +3,7 @@
  * The real files: complete reads and writes, errors with their facts, locks, atomic replacement.
  * Everything runs twice: with the addon, if it is there, and with the programs in its place.
  */
+import { spawnSync } from 'node:child_process'
 import { mkdirSync, readFileSync, statSync, symlinkSync, writeFileSync } from 'node:fs'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
@@ -162,6 +163,16 @@ t.test('the descriptor lock is an empty 0600 file beside the XML that stays', as
   const again = await lockDescriptor(nodeFiles, xml)
   t.notOk(again.created)
   await again.release()
+})
+
+t.test('other programs see the descriptor lock', async t => {
+  const xml = join(t.testdir({ 'D.xml': '' }), 'D.xml')
+  const flock = (): number | null =>
+    spawnSync('flock', ['--nonblock', '--conflict-exit-code', '75', `${xml}.lck`, 'true']).status
+  const lock = await lockDescriptor(nodeFiles, xml)
+  t.equal(flock(), 75)
+  await lock.release()
+  t.equal(flock(), 0)
 })
 
 t.test('waiting for a descriptor lock is bounded and ends with status 23', async t => {

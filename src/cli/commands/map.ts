@@ -45,9 +45,9 @@ export async function run(input: CommandInput, context: CommandContext): Promise
 }
 
 interface Printer {
-  facts(facts: MapFacts): void
-  extent(extent: MapExtent): void
-  end(): void
+  readonly facts: (facts: MapFacts) => void
+  readonly extent: (extent: MapExtent) => void
+  readonly end: () => void
 }
 
 function tablePrinter(context: CommandContext): Printer {
