@@ -8,8 +8,8 @@
  */
 import t from 'tap'
 import { diskCommand } from '../../src/disk/request.js'
-import { bigClusterPlan, randomPlan, seeds } from '../simulation/plans.js'
-import { withPlan, type Plan, type Session } from '../simulation/workload.js'
+import { basicPlan, bigClusterPlan, randomPlan, seeds, type Plan } from '../simulation/plans.js'
+import { withPlan, type Session } from '../simulation/workload.js'
 
 function workAndClose(session: Session): void {
   session.work(400)
@@ -83,5 +83,17 @@ t.test('a disk with one job buffer, which others borrow, never gets stuck', t =>
     withPlan({ ...randomPlan(seed), ...more }, workAndClose)
   }
   t.pass('every request had its answer')
+  t.end()
+})
+
+t.test('a reader on its way never meets what moved into a cluster that was let go', t => {
+  for (const seed of seeds(150)) {
+    const churn: Partial<Plan> = { isChurn: true, hotClusters: 6, queueDepth: 24 }
+    withPlan({ ...basicPlan, ...churn, levelCount: 1, seed }, session => {
+      session.work(300)
+      session.close()
+    })
+  }
+  t.pass('every read was explained by the model')
   t.end()
 })

@@ -8,9 +8,9 @@
  */
 import t from 'tap'
 import { diskCommand } from '../../src/disk/request.js'
-import { basicPlan, randomPlan, seeds } from './plans.js'
+import { basicPlan, randomPlan, seeds, type Plan } from './plans.js'
 import type { Faults } from './storage.js'
-import { withPlan, type Plan, type Session } from './workload.js'
+import { withPlan, type Session } from './workload.js'
 
 const EIO = 5
 const ENOSPC = 28

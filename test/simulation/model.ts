@@ -33,6 +33,9 @@ export interface Change {
   readonly isLoose: boolean
 }
 
+/** Up to that many changed sectors are tidied up at every flush. */
+const foldEagerly = 2048
+
 const scratch = new Uint8Array(sectorBytes)
 const zeros = new Uint8Array(sectorBytes)
 
@@ -47,6 +50,7 @@ export class Model {
   /** changes acknowledged before that time are durable */
   #flushedBefore = 0
   #clock = 1
+  #flushCount = 0
 
   constructor(
     readonly sizeBytes: number,
@@ -106,6 +110,8 @@ export class Model {
   /** A flush that was submitted at that time succeeded. */
   flushed(submittedAt: number): void {
     this.#flushedBefore = Math.max(this.#flushedBefore, submittedAt)
+    // tidying up costs a look at every changed sector: seldom when there are many
+    if (++this.#flushCount % (1 + Math.floor(this.#history.size / foldEagerly)) !== 0) return
     const oldestReader = Math.min(Infinity, ...this.#readers.values())
     for (const sector of [...this.#history.keys()]) this.#fold(sector, oldestReader)
   }

@@ -1,12 +1,32 @@
 // SPDX-License-Identifier: MIT
 /**
- * Random plans for sessions, and the loop that runs many of them.
+ * What a session is to be like: fixed plans and random ones.
  *
  * `SIM_SEED=n` runs that seed alone, `SIM_RUNS=n` another number of them than usual, and
  * `SIM_TRACE=1` tells what happens on standard error.
  */
+import type { ChainShape } from './chain.js'
 import { Random } from './random.js'
-import { withPlan, type Plan, type Session } from './workload.js'
+import type { Faults } from './storage.js'
+
+export interface Plan extends ChainShape {
+  readonly seed: number
+  readonly queueDepth: number
+  /** job buffers; other disks borrow some of them */
+  readonly jobCount: number
+  readonly copyRange: boolean
+  /** requests begin and end at any byte, not only at sectors */
+  readonly oddBytes: boolean
+  readonly requestBytesMax: number
+  /** clusters that most requests go to */
+  readonly hotClusters: number
+  /** 0 = buffered, else direct with this alignment */
+  readonly topAlignmentBytes: number
+  readonly lowerAlignmentBytes: number
+  /** mostly whole clusters written, trimmed and read: allocation and reuse at their busiest */
+  readonly isChurn?: boolean
+  readonly faults?: Faults
+}
 
 const kibibyte = 1024
 const mebibyte = kibibyte * kibibyte
@@ -70,11 +90,4 @@ export function seeds(count: number, first = 1): number[] {
   if (only !== undefined) return [Number(only)]
   const wanted = Number(process.env['SIM_RUNS'] ?? count)
   return Array.from({ length: wanted }, (_, index) => first + index)
-}
-
-/** @returns the sum of what `action` counts */
-export function runPlans(plans: readonly Plan[], action: (session: Session) => number): number {
-  let sum = 0
-  for (const plan of plans) withPlan(plan, session => (sum += action(session)))
-  return sum
 }

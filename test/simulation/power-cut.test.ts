@@ -9,8 +9,8 @@
 import t from 'tap'
 import type { Faults } from './storage.js'
 import type { SimFile } from './sim-file.js'
-import { basicPlan, bigClusterPlan, randomPlan, runPlans, seeds } from './plans.js'
-import { withPlan, type Plan, type Session } from './workload.js'
+import { basicPlan, bigClusterPlan, randomPlan, seeds, type Plan } from './plans.js'
+import { runPlans, withPlan, type Session } from './workload.js'
 
 /** Two lives with cuts on the way, a third that ends well. */
 function liveAndDie(session: Session): number {

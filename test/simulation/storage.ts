@@ -66,6 +66,8 @@ class Flight {
   constructor(
     readonly operation: Operation,
     readonly putAt: number,
+    /** how often it lets others go first: some operations take far longer than all the others */
+    public delay = 0,
   ) {}
 
   hasEnded(): boolean {
@@ -111,7 +113,8 @@ export class Storage {
   }
 
   put(operation: Operation): void {
-    this.#flights.push(new Flight(operation, ++this.clock))
+    const delay = this.random.chance(0.04) ? this.random.below(120) : 0
+    this.#flights.push(new Flight(operation, ++this.clock, delay))
   }
 
   /**
@@ -124,6 +127,10 @@ export class Storage {
     const index = this.random.below(flights.length)
     const flight = flights[index] as Flight
     this.clock++
+    if (flight.delay > 0) {
+      flight.delay = flights.length === 1 ? 0 : flight.delay - 1
+      return true
+    }
     if (!flight.hasEnded()) {
       this.#land(flight)
       if (!flight.hasEnded() || this.random.chance(0.3)) return true

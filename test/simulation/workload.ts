@@ -9,29 +9,14 @@
 import { NONE, pieceBytes } from '../../src/disk/host.js'
 import { Disk, type DiskLevel } from '../../src/disk/disk.js'
 import { diskCommand, DiskRequest } from '../../src/disk/request.js'
-import { SimChain, type ChainShape, type OpenChain } from './chain.js'
+import { SimChain, type OpenChain } from './chain.js'
 import { Mismatch, Model, type Change } from './model.js'
+import type { Plan } from './plans.js'
 import { Random } from './random.js'
 import { SimHost } from './sim-host.js'
 import { stamp } from './stamp.js'
-import { Storage, type Faults } from './storage.js'
-
-export interface Plan extends ChainShape {
-  readonly seed: number
-  readonly queueDepth: number
-  /** job buffers; other disks borrow some of them */
-  readonly jobCount: number
-  readonly copyRange: boolean
-  /** requests begin and end at any byte, not only at sectors */
-  readonly oddBytes: boolean
-  readonly requestBytesMax: number
-  /** clusters that most requests go to */
-  readonly hotClusters: number
-  /** 0 = buffered, else direct with this alignment */
-  readonly topAlignmentBytes: number
-  readonly lowerAlignmentBytes: number
-  readonly faults?: Faults
-}
+import { drawRequest } from './requests.js'
+import { Storage } from './storage.js'
 
 /** What a client is waiting for. */
 interface Call {
@@ -312,76 +297,14 @@ export class Session {
   }
 
   #start(): void {
-    const { random } = this
-    const roll = random.below(100)
-    if (roll < 12) {
-      this.#readPast()
-      return
-    }
-    const { offsetBytes, lengthBytes } = this.#range()
-    const fua = random.chance(0.08)
-    if (roll < 30) this.submit(diskCommand.read, offsetBytes, lengthBytes)
-    else if (roll < 76) this.submit(diskCommand.write, offsetBytes, lengthBytes, { fua })
-    else if (roll < 84) this.submit(diskCommand.flush, 0, 0)
-    else if (roll < 92) {
-      const wide = this.#wide(offsetBytes, lengthBytes)
-      this.submit(diskCommand.trim, offsetBytes, wide, { fua })
-    } else {
-      const wide = this.#wide(offsetBytes, lengthBytes)
-      const noHole = random.chance(0.3)
-      const fastZero = random.chance(0.2)
-      this.submit(diskCommand.writeZeroes, offsetBytes, wide, { fua, noHole, fastZero })
-    }
-  }
-
-  #range(): { offsetBytes: number; lengthBytes: number } {
-    const { random, plan } = this
-    const { clusterBytes, clusterCount } = plan
-    const diskBytes = clusterBytes * clusterCount
-    const unit = plan.oddBytes && random.chance(0.5) ? 1 : 512
-    const hot = random.chance(0.8)
-    const cluster = hot
-      ? random.below(Math.min(plan.hotClusters, clusterCount))
-      : random.below(clusterCount)
-    // hot clusters are spread over the disk, so that neighbours differ
-    const index = hot ? (cluster * 7) % clusterCount : cluster
-    const start = index * clusterBytes
-    switch (random.below(8)) {
-      case 0: {
-        const lengthBytes = Math.min(clusterBytes, plan.requestBytesMax)
-        return { offsetBytes: start, lengthBytes }
-      }
-      case 1: {
-        const offsetBytes = start + random.below(clusterBytes / unit) * unit
-        const most = Math.min(plan.requestBytesMax, diskBytes - offsetBytes)
-        return { offsetBytes, lengthBytes: (1 + random.below(Math.floor(most / unit))) * unit }
-      }
-      default: {
-        // few places inside the cluster, so that requests meet
-        const place = random.below(4) * (clusterBytes / 4)
-        const offsetBytes = start + place + random.below(16) * unit
-        const most = Math.min(4096 * 2, plan.requestBytesMax, diskBytes - offsetBytes)
-        return { offsetBytes, lengthBytes: (1 + random.below(Math.floor(most / unit))) * unit }
-      }
-    }
-  }
-
-  /** TRIM and WRITE_ZEROES carry no memory: they may be long, and like whole clusters. */
-  #wide(offsetBytes: number, lengthBytes: number): number {
-    const { random, plan } = this
-    const rest = plan.clusterBytes * plan.clusterCount - offsetBytes
-    if (!random.chance(0.5)) return lengthBytes
-    const inside = offsetBytes % plan.clusterBytes
-    return Math.min(
-      rest,
-      random.between(1, 3) * plan.clusterBytes - (random.chance(0.5) ? inside : 0),
-    )
+    const drawn = drawRequest(this.plan, this.random)
+    if (drawn.command === 'read past') this.#readPast(drawn.offsetBytes, drawn.lengthBytes)
+    else this.submit(drawn.command, drawn.offsetBytes, drawn.lengthBytes, drawn.flags)
   }
 
   /** A read as the data plane does it by itself: look up, read the file, tell nobody. */
-  #readPast(): void {
+  #readPast(offsetBytes: number, lengthBytes: number): void {
     const { disk, host, model, plan } = this
-    const { offsetBytes, lengthBytes } = this.#range()
     const clusterIndex = Math.floor(offsetBytes / plan.clusterBytes)
     const inside = offsetBytes - clusterIndex * plan.clusterBytes
     const count = Math.min(lengthBytes, plan.clusterBytes - inside, pieceBytes)
@@ -522,4 +445,11 @@ export function withPlan(plan: Plan, action: (session: Session) => void): void {
     const message = cause instanceof Error ? cause.message : String(cause)
     throw new Error(`SIM_SEED=${plan.seed}: ${message}\nplan: ${JSON.stringify(plan)}`, { cause })
   }
+}
+
+/** @returns the sum of what `action` counts */
+export function runPlans(plans: readonly Plan[], action: (session: Session) => number): number {
+  let sum = 0
+  for (const plan of plans) withPlan(plan, session => (sum += action(session)))
+  return sum
 }

@@ -59,7 +59,7 @@ export function readDelta(source: ByteSource): ReadDelta {
   )
   const tableBytes = firstDataCluster * clusterBytes
   demand(source.sizeBytes >= tableBytes, () => 'the file ends inside the BAT')
-  const table = source.read(0, tableBytes)
+  const table = source.read(0, tableBytes).slice()
   const fileClusters = readTable(table, source.sizeBytes, {
     version,
     clusterBytes,
@@ -89,9 +89,10 @@ function readTable(
   const unit = version === 1 ? clusterBytes / 512 : 1
   const fileClusters = new Uint32Array(clusterCount)
   const owners = new Map<number, number>()
+  const nonZero = new Uint32Array(table.buffer, table.byteOffset + 64, table.length / 4 - 16)
   for (let index = 0; 64 + index * 4 < table.length; index++) {
+    if (nonZero[index] === 0) continue
     const entry = view.getUint32(64 + index * 4, true)
-    if (entry === 0) continue
     const name = (): string => `BAT entry ${index} is ${entry}`
     demand(index < clusterCount, () => `${name()}, beyond the ${clusterCount} clusters`)
     const fileCluster = entry / unit
