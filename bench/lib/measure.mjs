@@ -24,7 +24,7 @@ export async function measureCell(cell, context) {
     const [kind, imageKind = scenario.image] = name.split('@')
     competitors.push({ name, kind, image: await context.images.get(imageKind), runs: [] })
   }
-  await prepareCache(cell, competitors, context)
+  await prepareCache(cell, competitors)
   const run = { reading: runReading, opening: runOpening }[scenario.serves] ?? runWriting
   const servers = scenario.serves === 'reading' ? await startAll(competitors, cell, context) : []
   try {
@@ -40,24 +40,16 @@ export async function measureCell(cell, context) {
   return Object.fromEntries(competitors.map(({ name, runs }) => [name, runs]))
 }
 
-async function prepareCache({ scenario, cache }, competitors, { images }) {
-  const paths = new Set(competitors.flatMap(({ image }) => image.warm ?? []))
+async function prepareCache({ scenario, cache }, competitors) {
   if (scenario.serves === 'opening') return
-  for (const path of paths) {
-    if (cache === 'direct') dropCache(path)
-    else warmCache(path)
-  }
   const [{ image }] = competitors
-  const writesSmall = scenario.serves === 'writing' && scenario.warm !== 'reads'
-  if (cache === 'page' && writesSmall) {
-    warmBySmallWrites(
-      image.deltas[0],
-      image.dataOffset,
-      Math.min(scenario.load.regionBytes, images.sizeBytes),
-    )
-  } else if (scenario.warm === 'reads' && cache === 'page') {
-    dropCache(image.deltas[0])
-    warmCache(image.deltas[0])
+  if (cache === 'page' && scenario.warm === 'small writes') {
+    const { regionBytes } = scenario.load
+    return warmBySmallWrites(image.deltas[0], image.dataOffset, regionBytes)
+  }
+  for (const path of new Set(competitors.flatMap(({ image }) => image.warm ?? []))) {
+    if (cache === 'direct' || scenario.warm === 'large reads') dropCache(path)
+    if (cache === 'page') warmCache(path)
   }
 }
 

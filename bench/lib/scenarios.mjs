@@ -11,7 +11,7 @@ const kib = 1024
 const mib = 1024 * kib
 
 /** Rows of small buffered writes stay inside a region that is quick to bring into a known state. */
-const smallWrites = { regionBytes: 256 * mib }
+const smallRegion = { regionBytes: 128 * mib }
 
 const vs = (peer, throughput, cpu) => ({ subject: 'ploop', peer, goals: { throughput, cpu } })
 const fully = comparison => ({ ...comparison, inShort: false })
@@ -69,7 +69,8 @@ export const scenarios = [
     inShort: true,
     serves: 'writing',
     image: 'full',
-    load: { rw: 'randwrite', qd: 32, ...smallWrites },
+    warm: 'small writes',
+    load: { rw: 'randwrite', qd: 32, ...smallRegion },
     page: [vs('qemu', 4, 0.3), enginesFrom32],
     direct: [vs('qemu', 1.1, 0.35), enginesFrom32],
   },
@@ -79,7 +80,8 @@ export const scenarios = [
     inShort: false,
     serves: 'writing',
     image: 'full',
-    load: { rw: 'randwrite', qd: 1, ...smallWrites },
+    warm: 'small writes',
+    load: { rw: 'randwrite', qd: 1, ...smallRegion },
     page: [vs('qemu')],
     direct: [vs('qemu')],
   },
@@ -89,7 +91,7 @@ export const scenarios = [
     inShort: false,
     serves: 'writing',
     image: 'full',
-    warm: 'reads',
+    warm: 'large reads',
     load: { rw: 'randwrite', qd: 32 },
     page: [vs('qemu')],
     direct: [],
@@ -100,7 +102,8 @@ export const scenarios = [
     inShort: false,
     serves: 'writing',
     image: 'full',
-    load: { rw: 'mixed', qd: 32, ...smallWrites },
+    warm: 'small writes',
+    load: { rw: 'mixed', qd: 32, ...smallRegion },
     page: [vs('qemu'), enginesFrom32],
     direct: [vs('qemu'), enginesFrom32],
   },
@@ -130,7 +133,7 @@ export const scenarios = [
     inShort: false,
     serves: 'writing',
     image: 'full',
-    warm: 'reads',
+    warm: 'large reads',
     load: { rw: 'write', bs: mib, qd: 8 },
     page: [vs('qemu', 2)],
     direct: [vs('qemu', 1.3), vs('raw', 1)],
@@ -141,7 +144,8 @@ export const scenarios = [
     inShort: true,
     serves: 'writing',
     image: 'full',
-    load: { rw: 'randwrite', qd: 1, flushEvery: 1, ...smallWrites },
+    warm: 'small writes',
+    load: { rw: 'randwrite', qd: 1, flushEvery: 1, ...smallRegion },
     page: [vs('qemu', 1)],
     direct: [vs('qemu', 1)],
   },
@@ -151,7 +155,8 @@ export const scenarios = [
     inShort: false,
     serves: 'writing',
     image: 'full',
-    load: { rw: 'randwrite', qd: 1, flushEvery: 1, connections: 16, ...smallWrites },
+    warm: 'small writes',
+    load: { rw: 'randwrite', qd: 1, flushEvery: 1, connections: 16, ...smallRegion },
     page: [vs('qemu')],
     direct: [vs('qemu')],
   },
