@@ -5,12 +5,14 @@ import { once } from 'node:events'
 import { readdirSync, watch } from 'node:fs'
 import { join } from 'node:path'
 import t from 'tap'
+import { addonMissingReason } from '../../src/io/native.js'
 import { ploopNbd, ploopNbdPath, runJudge, runProgram } from '../support/programs.js'
 import { requires } from '../support/requires.js'
-import { imageFolder } from '../support/temp-dir.js'
+import { imageFolder, socketFolder } from '../support/temp-dir.js'
 
 t.setTimeout(120_000)
 const skip = requires('mkfs.ext4', 'debugfs')
+const noAddon = addonMissingReason() ?? false
 
 t.test('help that was asked for goes to standard output with status 0', async t => {
   for (const words of [['--help'], ['-h'], ['help'], ['init', '--help'], ['help', 'map']]) {
@@ -96,7 +98,7 @@ for (const signal of ['SIGINT', 'SIGTERM', 'SIGHUP'] as const) {
     const begun = once(watcher, 'change')
     const child = spawn(process.execPath, words, { cwd: folder, stdio: [...stdio] })
     let stderr = ''
-    child.stderr?.setEncoding('utf8').on('data', (text: string) => (stderr += text))
+    child.stderr.setEncoding('utf8').on('data', (text: string) => (stderr += text))
     await begun
     watcher.close()
     child.kill(signal)
@@ -113,4 +115,34 @@ t.test('version says what runs and what is missing', async t => {
   t.match(result, { status: 0, stdout: /^ploop-nbd \d+\.\d+\.\d+ \(node \d+/ })
   t.match(await ploopNbd(['--version']), { status: 0 })
   t.match(await ploopNbd(['version', 'x']), { status: 38 })
+})
+
+t.test('commands on one disk at the same time wait for each other', async t => {
+  const folder = imageFolder(t)
+  await ploopNbd(['init', '-s', '10M', '-t', 'none', 'x'], { cwd: folder })
+  const words = ['snapshot', 'DiskDescriptor.xml']
+  const results = await Promise.all([1, 2, 3, 4].map(() => ploopNbd(words, { cwd: folder })))
+  t.same(
+    results.map(result => result.status),
+    [0, 0, 0, 0],
+  )
+  const list = await ploopNbd(['snapshot-list', '-H', 'DiskDescriptor.xml'], { cwd: folder })
+  t.equal(list.stdout.trim().split('\n').length, 5)
+})
+
+t.test('a disk that is being served can be looked at, not frozen', { skip: noAddon }, async t => {
+  const folder = imageFolder(t)
+  await ploopNbd(['init', '-s', '10M', '-t', 'none', 'x'], { cwd: folder })
+  const inside = async (words: string): Promise<{ status: number; stdout: string }> => {
+    const script = `"${process.execPath}" "${ploopNbdPath}" ${words}`
+    const socket = join(socketFolder(t), 's')
+    const serve = ['serve', '--socket', socket, '--run', script, 'DiskDescriptor.xml']
+    return ploopNbd(serve, { cwd: folder })
+  }
+  t.match(await inside('snapshot DiskDescriptor.xml'), { status: 37, stdout: '' })
+  t.match(await inside('info -s DiskDescriptor.xml'), { status: 0, stdout: /^size:\t\t20480\n/ })
+  t.match(await inside('map DiskDescriptor.xml'), { status: 0, stdout: /hole/ })
+  t.match(await inside('snapshot-list DiskDescriptor.xml'), { status: 0, stdout: /\* \{5fbaabe3/ })
+  const after = await ploopNbd(['snapshot', 'DiskDescriptor.xml'], { cwd: folder })
+  t.equal(after.status, 0, 'afterwards it can')
 })
