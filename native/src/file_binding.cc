@@ -145,6 +145,17 @@ Napi::Value systemType(Info info) {
   return Napi::Number::New(info.Env(), type);
 }
 
+Napi::Value mapShared(Info info) {
+  const int64_t bytes = integerArgument(info, 1);
+  if (bytes <= 0) throw Napi::TypeError::New(info.Env(), "nothing to map");
+  SharedMapping *mapping = guarded(info.Env(), [&] {
+    return new SharedMapping(fdArgument(info, 0), static_cast<size_t>(bytes));
+  });
+  return Napi::ArrayBuffer::New(
+      info.Env(), mapping->base(), static_cast<size_t>(bytes),
+      [](Napi::Env, void *, SharedMapping *held) { delete held; }, mapping);
+}
+
 } // namespace
 
 void exportFiles(Napi::Env env, Napi::Object exports) {
@@ -166,6 +177,7 @@ void exportFiles(Napi::Env env, Napi::Object exports) {
   add("notify", notify);
   add("dieWithParent", parent);
   add("fileSystemType", systemType);
+  add("mapShared", mapShared);
 }
 
 } // namespace ploop

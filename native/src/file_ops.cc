@@ -5,6 +5,7 @@
 #include <linux/fs.h>
 #include <sys/file.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
 #include <sys/vfs.h>
@@ -153,6 +154,20 @@ uint32_t fileSystemType(int fd) {
   while (fstatfs(fd, &info) != 0)
     if (errno != EINTR) throwErrno("fstatfs");
   return static_cast<uint32_t>(info.f_type);
+}
+
+SharedMapping::SharedMapping(int fd, size_t bytes) : base_(nullptr), bytes_(bytes) {
+  struct stat info;
+  if (fstat(fd, &info) != 0) throwErrno("fstat");
+  if (bytes == 0 || info.st_size < 0 || static_cast<uint64_t>(info.st_size) < bytes)
+    throw SystemError(EINVAL, "mmap");
+  void *memory = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  if (memory == MAP_FAILED) throwErrno("mmap");
+  base_ = memory;
+}
+
+SharedMapping::~SharedMapping() {
+  if (base_ != nullptr) munmap(base_, bytes_);
 }
 
 } // namespace ploop

@@ -2,6 +2,7 @@
 // File calls that Node lacks. Functions throw SystemError with the name of the call that failed.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 
@@ -46,5 +47,20 @@ void cloneRange(int sourceFd, int64_t sourceOffset, int targetFd, int64_t target
                 int64_t length);
 
 uint32_t fileSystemType(int fd);
+
+// A file mapped shared: what is stored there outlives the process that stored it. The file must be
+// as long as the mapping and stay so, and have its space, or access ends in SIGBUS.
+class SharedMapping {
+public:
+  SharedMapping(int fd, size_t bytes);
+  ~SharedMapping();
+  SharedMapping(const SharedMapping &) = delete;
+  SharedMapping &operator=(const SharedMapping &) = delete;
+  void *base() const { return base_; }
+
+private:
+  void *base_;
+  size_t bytes_;
+};
 
 } // namespace ploop

@@ -185,6 +185,12 @@ export interface NativeAddon {
   dieWithParent(): boolean
   /** magic number of the file system (statfs f_type) */
   fileSystemType(fd: number): number
+  /**
+   * Maps the beginning of a file, MAP_SHARED: what is stored there outlives this process. The file
+   * must keep its length and have its space (fallocate). Unmapped with the buffer; `fd` may be
+   * closed. Throws NativeError, EINVAL when the file is shorter.
+   */
+  mapShared(fd: number, sizeBytes: number): ArrayBuffer
 }
 
 /** native/ of the checkout or of the installed package: the same way from src/io and from dist/io. */
