@@ -5,7 +5,7 @@
  * Leaves: knowing what is out of date to scripts/build-native.mjs and to tsc; a line is said only
  *         where something is made for the first time, since that takes time.
  */
-import { chmodSync, existsSync, rmSync } from 'node:fs'
+import { chmodSync, existsSync, rmSync, statSync } from 'node:fs'
 import { join } from 'node:path'
 import { nodeHeaderFolder } from './node-headers.mjs'
 import { root, run, say } from './step.mjs'
@@ -24,5 +24,6 @@ export async function buildNative(installedPackages) {
 export async function buildTypeScript() {
   if (!existsSync(program)) say('building the program')
   await run(process.execPath, [join('node_modules', 'typescript', 'bin', 'tsc'), '-b'])
-  if (existsSync(program)) chmodSync(program, 0o755)
+  const isExecutable = (statSync(program).mode & 0o100) !== 0
+  if (!isExecutable) chmodSync(program, 0o755)
 }
