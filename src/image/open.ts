@@ -13,19 +13,13 @@
  */
 import { setTimeout as delay } from 'node:timers/promises'
 import { errnoName, PloopError } from '../base/errors.js'
-import { type Guid, noneGuid, sameGuid } from '../base/guid.js'
+import type { Guid } from '../base/guid.js'
 import { type Logger, silentLogger } from '../base/log.js'
 import { eachBatPage } from '../delta/bat-pages.js'
 import { checkOpenDelta, readExtension } from '../delta/check-delta.js'
 import { DeltaFile } from '../delta/delta-file.js'
 import { fileClusterLimit } from '../format/bat.js'
-import {
-  flagVersionConversion,
-  inUseMark,
-  levelCountMaxReadOnly,
-  levelCountMaxWritable,
-} from '../format/constants.js'
-import { type Descriptor, imagePath } from '../format/descriptor.js'
+import { inUseMark } from '../format/constants.js'
 import { dirtyBitmapMagic, extensionFileClusters, featureNecessary } from '../format/extension.js'
 import type { FormatVersion } from '../format/geometry.js'
 import { type DeltaHeader, isInUse } from '../format/header.js'
@@ -39,30 +33,18 @@ import {
   maxMapBytesDefault,
   scanLevels,
 } from './chain-map.js'
+import {
+  type ChainInput,
+  type Place,
+  type Plan,
+  planOfDescriptor,
+  planOfPaths,
+} from './chain-plan.js'
+import { checkLevelCount, checkRelations, refuseSameFile } from './chain-rules.js'
 import { readDescriptor, type StoredDescriptor, withTransaction } from './transaction.js'
 
 export { buildMap, mapBytes, type MapTarget } from './chain-map.js'
-
-export type ChainInput =
-  | {
-      readonly kind: 'descriptor'
-      readonly path: string
-      /** a GUID, or 'base'; default: the top */
-      readonly guid?: Guid | undefined
-    }
-  | {
-      readonly kind: 'stored'
-      /** read by a caller who holds the lock of the descriptor */
-      readonly stored: StoredDescriptor
-      readonly guid?: Guid | undefined
-    }
-  | {
-      readonly kind: 'deltas'
-      /** base first */
-      readonly paths: readonly string[]
-      /** the base has no header: cluster size in sectors */
-      readonly rawClusterSectors?: number | undefined
-    }
+export type { ChainInput } from './chain-plan.js'
 
 export interface OpenChainOptions extends LockOptions {
   readonly readOnly: boolean
@@ -120,21 +102,6 @@ export interface OpenedChain {
   close(): Promise<void>
 }
 
-/** Where a level lies, before it is open. */
-interface Place {
-  readonly path: string
-  readonly guid: Guid | undefined
-  readonly rawClusterSectors: number | undefined
-}
-
-interface Plan {
-  readonly places: readonly Place[]
-  readonly stored: StoredDescriptor | undefined
-  readonly maxDeltaSectors: number | undefined
-  /** what the descriptor says; images must agree */
-  readonly clusterSectors: number | undefined
-}
-
 /**
  * @throws {PloopError} status 39 no such descriptor, 23 locked or invalid, 43 unknown GUID, 38 not
  *         possible, 37 in use elsewhere, 11 damaged, 17 half-way through a version conversion
@@ -164,74 +131,6 @@ export async function openChain(
 function isUnwritableLock(error: unknown): boolean {
   if (!(error instanceof PloopError) || error.code !== 'LOCK_FILE') return false
   return ['EROFS', 'EACCES', 'EPERM'].includes(error.errno ?? '')
-}
-
-function planOfPaths(
-  input: Extract<ChainInput, { kind: 'deltas' }>,
-  options: OpenChainOptions,
-): Plan {
-  const raw = input.rawClusterSectors ?? options.rawClusterSectors
-  const places = input.paths.map((path, level) => {
-    const rawClusterSectors = level === 0 ? raw : undefined
-    return { path, guid: undefined, rawClusterSectors }
-  })
-  return { places, stored: undefined, maxDeltaSectors: undefined, clusterSectors: raw }
-}
-
-function planOfDescriptor(
-  stored: StoredDescriptor,
-  wanted: Guid | undefined,
-  options: OpenChainOptions,
-): Plan {
-  const { descriptor, directory, path } = stored
-  const tree = descriptor.tree()
-  const guid = wanted === 'base' ? tree.base.guid : (wanted ?? descriptor.topGuid)
-  if (!tree.has(guid)) {
-    throw new PloopError('NO_SNAPSHOT', `Uuid ${guid} not found`, { status: 'noSnapshot', path })
-  }
-  const chain = tree.chainOf(guid)
-  refuseForeign(stored, options)
-  const childCount = tree.childrenOf(guid).length
-  if (!options.readOnly && childCount > 0) {
-    const children = `${childCount} ${childCount === 1 ? 'child' : 'children'}`
-    throw new PloopError(
-      'SNAPSHOT_HAS_CHILDREN',
-      `Unable to mount (rw) snapshot ${guid}: it has ${children}`,
-      { status: 'parameter', path, hint: 'open it read-only (-r)' },
-    )
-  }
-  const clusterSectors = clusterSectorsOf(descriptor, options)
-  const places = chain.map(shot => {
-    const file = descriptor.image(shot.guid)?.file ?? ''
-    const isRaw = descriptor.mode === 'raw' && sameGuid(shot.parentGuid, noneGuid)
-    const rawClusterSectors = isRaw ? clusterSectors : undefined
-    return { path: imagePath(directory, file), guid: shot.guid, rawClusterSectors }
-  })
-  return { places, stored, maxDeltaSectors: descriptor.maxDeltaSectors, clusterSectors }
-}
-
-function clusterSectorsOf(descriptor: Descriptor, options: OpenChainOptions): number {
-  const wanted = descriptor.mode === 'raw' ? options.rawClusterSectors : undefined
-  return wanted ?? descriptor.clusterSectors
-}
-
-/** Disks of other kinds are recognised and named. */
-function refuseForeign({ descriptor, path }: StoredDescriptor, options: OpenChainOptions): void {
-  if (descriptor.encryptionKey !== undefined) {
-    throw new PloopError('DISK_ENCRYPTED', 'the disk is encrypted, which is not supported', {
-      status: 'parameter',
-      path,
-    })
-  }
-  const merging = descriptor.shots.find(shot => shot.foreignMerge !== undefined)
-  if (merging !== undefined && !options.readOnly) {
-    throw new PloopError(
-      'FOREIGN_MERGE',
-      `snapshot ${merging.guid} is marked ${merging.foreignMerge}: ` +
-        'a merge by a later generation of ploop was interrupted',
-      { status: 'parameter', path, hint: 'let that ploop finish the merge first' },
-    )
-  }
 }
 
 async function openPlan(files: Files, plan: Plan, options: OpenChainOptions): Promise<OpenedChain> {
@@ -504,73 +403,4 @@ function isUnknownNecessary(
 ): boolean {
   const isBitmap = known.bitmaps.length > 0 && feature.magic === dirtyBitmapMagic
   return !isBitmap && (feature.flags & featureNecessary) !== 0n
-}
-
-function checkLevelCount(places: readonly Place[], readOnly: boolean): void {
-  const max = readOnly ? levelCountMaxReadOnly : levelCountMaxWritable
-  if (places.length > 0 && places.length <= max) return
-  throw new PloopError(
-    'CHAIN_LENGTH',
-    `the chain has ${places.length} deltas, 1 … ${max} are possible`,
-    { status: 'parameter', path: places.at(-1)?.path, hint: 'merge snapshots first' },
-  )
-}
-
-/** One file at two levels would lock itself out, and own its own past. */
-async function refuseSameFile(files: Files, places: readonly Place[]): Promise<void> {
-  const seen = new Map<string, string>()
-  for (const { path } of places) {
-    const stat = await files.stat(path)
-    if (stat === undefined) continue
-    const identity = `${stat.device}:${stat.inode}`
-    const other = seen.get(identity)
-    if (other !== undefined) {
-      throw new PloopError('SAME_FILE', `is the same file as ${other}, at another level`, {
-        status: 'parameter',
-        path,
-      })
-    }
-    seen.set(identity, path)
-  }
-}
-
-/** One cluster size, one version, sizes that never fall towards the top, no half conversion. */
-function checkRelations(deltas: readonly DeltaFile[], clusterSectors: number | undefined): void {
-  let lower: DeltaFile | undefined
-  let version: FormatVersion | undefined
-  const expected = clusterSectors ?? deltas[0]?.clusterSectors
-  for (const delta of deltas) {
-    const { path } = delta
-    if (delta.clusterSectors !== expected) {
-      throw new PloopError(
-        'CHAIN_CLUSTER_SIZE',
-        `Incorrect blocksize bs=${delta.clusterSectors} [current bs=${expected}]`,
-        { status: 'parameter', path },
-      )
-    }
-    if (((delta.header?.flags ?? 0) & flagVersionConversion) !== 0) {
-      throw new PloopError('VERSION_CONVERSION', 'Image is in the changing version state', {
-        status: 'busy',
-        path,
-        hint: 'finish the conversion with "ploop-nbd convert -v"',
-      })
-    }
-    if (version !== undefined && delta.version !== version) {
-      throw new PloopError(
-        'CHAIN_VERSION',
-        `version ${delta.version} on top of version ${version}: one chain has one version`,
-        { status: 'format', path },
-      )
-    }
-    if (lower !== undefined && delta.sizeSectors < lower.sizeSectors) {
-      throw new PloopError(
-        'CHAIN_SIZE',
-        `${delta.sizeSectors} sectors on top of ${lower.path} with ${lower.sizeSectors}: ` +
-          'a delta is never smaller than what lies below',
-        { status: 'format', path },
-      )
-    }
-    version = delta.version ?? version
-    lower = delta
-  }
 }
