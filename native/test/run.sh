@@ -7,7 +7,7 @@ sanitizers=${1:-address,undefined}
 here=$(cd "$(dirname "$0")" && pwd)
 out=$here/../build/test-$sanitizers
 mkdir -p "$out"
-flags="-std=c++20 -O1 -g -D_GNU_SOURCE -Wall -Wextra -Werror -fno-omit-frame-pointer -fsanitize=$sanitizers"
+flags="-std=c++20 -O0 -g1 -D_GNU_SOURCE -Wall -Wextra -Werror -fno-omit-frame-pointer -fsanitize=$sanitizers"
 libraries=-pthread
 if pkg-config --atleast-version=2.2 liburing; then
   flags="$flags -DPLOOP_HAVE_URING"

@@ -309,17 +309,20 @@ t.test('a process that dies with its parent gets SIGTERM when the parent is gone
 })
 
 t.test('mapShared', async t => {
-  t.test('what is stored in the mapping is in the file, also when the descriptor is closed', async t => {
-    const name = path.join(t.testdir({}), 'file')
-    fs.writeFileSync(name, Buffer.alloc(8192))
-    const fd = addon.openFile(name, readWrite)
-    const words = new Uint32Array(addon.mapShared(fd, 8192))
-    addon.closeFile(fd)
-    words[2047] = 0x12345678
-    t.equal(fs.readFileSync(name).readUInt32LE(8188), 0x12345678)
-    fs.writeFileSync(name, Buffer.alloc(8192, 1), { flag: 'r+' })
-    t.equal(words[0], 0x01010101, 'and what others write is in the mapping')
-  })
+  t.test(
+    'what is stored in the mapping is in the file, also when the descriptor is closed',
+    async t => {
+      const name = path.join(t.testdir({}), 'file')
+      fs.writeFileSync(name, Buffer.alloc(8192))
+      const fd = addon.openFile(name, readWrite)
+      const words = new Uint32Array(addon.mapShared(fd, 8192))
+      addon.closeFile(fd)
+      words[2047] = 0x12345678
+      t.equal(fs.readFileSync(name).readUInt32LE(8188), 0x12345678)
+      fs.writeFileSync(name, Buffer.alloc(8192, 1), { flag: 'r+' })
+      t.equal(words[0], 0x01010101, 'and what others write is in the mapping')
+    },
+  )
 
   t.test('more than the file has, or nothing, is not mapped', async t => {
     const { fd } = temporary(t, Buffer.alloc(4096))
