@@ -333,7 +333,8 @@ export class Disk {
   #changed(request: DiskRequest): void {
     this.#publisher.noteWritten()
     this.#locks.release(request, this.#startChange)
-    if (request.fua && request.errno === 0) this.#publisher.flush(request)
+    const waits = request.fua || this.#publisher.mustPublish
+    if (waits && request.errno === 0) this.#publisher.flush(request)
     else this.#reply(request)
   }
 

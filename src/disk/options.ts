@@ -2,6 +2,7 @@
 /** What a disk is made from: plain data that the opener of the chain has checked. */
 import type { DiskHost } from './host.js'
 import type { DiskMap } from './map.js'
+import type { PendingMirror } from './pending-mirror.js'
 
 export interface DiskLevel {
   /** index of the open file at the host */
@@ -38,4 +39,6 @@ export interface DiskOptions {
   readonly maxFileClusters: number
   /** let the kernel copy clusters between files, as long as it can */
   readonly copyRange: boolean
+  /** left out: mappings that are not published die with the process */
+  readonly pending?: PendingMirror | undefined
 }

@@ -12,12 +12,16 @@
  * round (they must not join the running one: writes may have been acknowledged after its barrier
  * was put). A round with no changes needs one barrier, or none when nothing was written since.
  *
+ * Until a round has ended, its changes are kept by the mirror too (pending-mirror.ts), where they
+ * outlive the process. While one of them found no room there, everything is answered like FUA.
+ *
  * A page is composed from the map as it is now. Changes noted after the round began must not leak
  * into it, so `#collecting` remembers what the disk holds for each of them.
  */
 import type { DiskCore } from './core.js'
 import { errno } from './errno.js'
 import { BatPages } from './bat-pages.js'
+import type { PendingMirror } from './pending-mirror.js'
 import type { DiskRequest } from './request.js'
 
 /** A change waits at most that long for its place on disk, … */
@@ -28,6 +32,7 @@ const pendingMax = 65536
 export class Publisher {
   readonly #core: DiskCore
   readonly #pages: BatPages
+  readonly #mirror: PendingMirror | undefined
   readonly #reply: (request: DiskRequest) => void
   readonly #released: (fileClusters: number[]) => void
 
@@ -42,6 +47,9 @@ export class Publisher {
   /** something was written since the last barrier was put */
   #isDirty = true
   #collectingSinceMs = -1
+  /** a change that is collected, or published by the running round, is not in the mirror */
+  #isCollectingUnmirrored = false
+  #isPublishingUnmirrored = false
 
   /**
    * @param reply answers a flush or FUA request; `errno` is set
@@ -54,6 +62,7 @@ export class Publisher {
   ) {
     this.#core = core
     this.#pages = new BatPages(core)
+    this.#mirror = core.options.pending
     this.#reply = reply
     this.#released = released
   }
@@ -64,6 +73,11 @@ export class Publisher {
 
   get isIdle(): boolean {
     return !this.#isRunning && this.#waiting.length === 0
+  }
+
+  /** What is answered now would not outlive the process: answer it after {@link flush}. */
+  get mustPublish(): boolean {
+    return this.#isCollectingUnmirrored || this.#isPublishingUnmirrored
   }
 
   /** A write to the top has completed. */
@@ -82,7 +96,19 @@ export class Publisher {
       this.#collecting.set(clusterIndex, onDisk)
     }
     if (formerFileCluster !== 0) this.#releasing.push(formerFileCluster)
+    this.#mirrorChange(clusterIndex, formerFileCluster)
     if (this.#collecting.size >= pendingMax) this.#startRound()
+  }
+
+  #mirrorChange(clusterIndex: number, formerFileCluster: number): void {
+    const mirror = this.#mirror
+    if (mirror === undefined) return
+    const { map, topMark } = this.#core
+    const isMapped = map.levels[clusterIndex] === topMark
+    const fileCluster = isMapped ? (map.clusters[clusterIndex] ?? 0) : 0
+    const isKept = mirror.record(clusterIndex, fileCluster, formerFileCluster)
+    if (!isKept) this.#isCollectingUnmirrored = true
+    if (mirror.isFilling) this.#startRound()
   }
 
   /** Answers the request when all that was acknowledged before this call is durable. */
@@ -93,6 +119,7 @@ export class Publisher {
 
   /** Publishes changes that nobody flushed for a while. */
   tick(nowMs: number): void {
+    this.#mirror?.stillAlive()
     if (this.#collecting.size === 0) this.#collectingSinceMs = -1
     else if (this.#collectingSinceMs < 0) this.#collectingSinceMs = nowMs
     else if (nowMs - this.#collectingSinceMs >= patienceMs) this.#startRound()
@@ -134,6 +161,10 @@ export class Publisher {
   }
 
   #takeChanges(): void {
+    if (this.#collecting.size === 0) return
+    this.#mirror?.roundStarted()
+    this.#isPublishingUnmirrored = this.#isCollectingUnmirrored
+    this.#isCollectingUnmirrored = false
     const { map, topMark } = this.#core
     for (const clusterIndex of this.#collecting.keys()) {
       const isMapped = map.levels[clusterIndex] === topMark
@@ -158,6 +189,9 @@ export class Publisher {
   }
 
   #endRound(waiters: DiskRequest[], released: number[]): void {
+    // before anything that was released may be used again
+    if (this.#publishing.size > 0) this.#mirror?.roundEnded()
+    this.#isPublishingUnmirrored = false
     this.#publishing.clear()
     this.#isRunning = false
     if (released.length > 0) this.#released(released)
@@ -168,6 +202,7 @@ export class Publisher {
   /** From here on every flush fails, and the image is not marked clean at the end. */
   #fail(waiters: DiskRequest[]): void {
     this.#core.failedErrno = errno.EIO
+    this.#mirror?.roundFailed()
     this.#publishing.clear()
     this.#isRunning = false
     this.#answer(waiters)

@@ -19,6 +19,8 @@ export interface FileStat {
   readonly inode: bigint
   /** bytes that the file system has allocated for it */
   readonly allocatedBytes: number
+  /** last change of the content, in milliseconds since 1970 */
+  readonly modifiedMs: number
 }
 
 export type OpenMode =

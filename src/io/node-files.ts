@@ -225,6 +225,7 @@ interface BigStat {
   readonly dev: bigint
   readonly ino: bigint
   readonly blocks: bigint
+  readonly mtimeMs: bigint
   isFile(): boolean
   isDirectory(): boolean
 }
@@ -236,6 +237,7 @@ function fileStat(stat: BigStat): FileStat {
     device: stat.dev,
     inode: stat.ino,
     allocatedBytes: Number(stat.blocks) * 512,
+    modifiedMs: Number(stat.mtimeMs),
   }
 }
 

@@ -109,7 +109,14 @@ export class SimFiles implements Files {
     const file = this.storage.directory.get(path)
     if (file !== undefined) return statOf(file)
     if (!this.storage.directory.isDirectory(path)) return undefined
-    return { sizeBytes: 4096, kind: 'directory', device, inode: 1n, allocatedBytes: 4096 }
+    return {
+      sizeBytes: 4096,
+      kind: 'directory',
+      device,
+      inode: 1n,
+      allocatedBytes: 4096,
+      modifiedMs: 0,
+    }
   }
 
   async realPath(path: string): Promise<string> {
@@ -216,6 +223,7 @@ function statOf(file: SimFile): FileStat {
     device,
     inode: BigInt(file.inode),
     allocatedBytes: file.allocatedBytes,
+    modifiedMs: 0,
   }
 }
 
