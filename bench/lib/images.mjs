@@ -51,7 +51,9 @@ export class Images {
       case 'full':
         return this.#full()
       case 'empty':
-        return this.#fresh('empty.hds', Number(parameter) * 2 ** 20, [])
+        return this.#empty(
+          parameter === undefined ? this.sizeBytes * 4 : Number(parameter) * 2 ** 20,
+        )
       case 'wipe':
         return this.#fresh('wipe.hds', this.sizeBytes / 2, range(this.sizeBytes / 2 / clusterBytes))
       case 'overlay':
@@ -68,6 +70,10 @@ export class Images {
     const path = this.path('full.hds')
     const dataOffset = writeDelta(path, this.sizeBytes, range(this.sizeBytes / clusterBytes))
     return single(path, dataOffset)
+  }
+
+  #empty(sizeBytes) {
+    return this.#fresh(`empty-${sizeBytes / 2 ** 20}.hds`, sizeBytes, [])
   }
 
   /** One image, made anew for each run. */

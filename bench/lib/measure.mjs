@@ -99,7 +99,8 @@ async function runWriting(competitor, cell, context) {
   } finally {
     await stopServer(server)
   }
-  image.files.forEach(sync)
+  // a fresh image is removed before anything of it need be written back
+  if (scenario.serves !== 'fresh') image.files.forEach(sync)
   return result
 }
 
