@@ -254,6 +254,8 @@ protected:
       enter(1'000'000'000);
       reap();
     }
+    // at once, not when the kernel gets round to tearing the ring down: locks end with the file
+    if (registered_ > 0) io_uring_unregister_files(&ring_);
     io_uring_queue_exit(&ring_);
   }
 

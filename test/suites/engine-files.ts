@@ -38,6 +38,7 @@ function pattern(length: number): Buffer {
 
 export function fileCases(t: Test, kind: EngineKind): void {
   plainCases(t, kind)
+  lockCases(t, kind)
   rangeCases(t, kind)
   replyCases(t, kind)
   errorCases(t, kind)
@@ -178,6 +179,34 @@ function plainCases(t: Test, kind: EngineKind): void {
     t.throws(() => f.engine.addFile(0x7fff), { code: 'EBADF' })
     t.end()
   })
+}
+
+function lockCases(t: Test, kind: EngineKind): void {
+  void t.test(
+    'a lock ends with the file: when it was removed, and when the engine was closed',
+    t => {
+      const f = new EngineFixture(t, kind)
+      const path = `${t.testdir({})}/locked`
+      fs.writeFileSync(path, '')
+      const other = fs.openSync(path, 'r+')
+      const flags = { write: true, direct: false, create: false, mode: 0 }
+      for (const release of [
+        (index: number) => f.engine.removeFile(index),
+        () => f.engine.close(),
+      ]) {
+        const fd = f.addon.openFile(path, flags)
+        t.equal(f.addon.flock(fd, 'exclusive'), true)
+        const index = f.engine.addFile(fd)
+        f.addon.closeFile(fd)
+        t.equal(f.addon.flock(other, 'exclusive'), false, 'the engine has it open')
+        release(index)
+        t.equal(f.addon.flock(other, 'exclusive'), true)
+        t.equal(f.addon.flock(other, 'unlock'), true)
+      }
+      fs.closeSync(other)
+      t.end()
+    },
+  )
 }
 
 function rangeCases(t: Test, kind: EngineKind): void {
