@@ -48,7 +48,7 @@ t.test('clusters of 1 MiB and 4 MiB behave like a plain disk', t => {
 const directPlan: Plan = { ...bigClusterPlan, seed: 1, topAlignmentBytes: 4096 }
 
 t.test('a long misaligned write to a direct file keeps all of its own bytes', t => {
-  for (const seed of seeds(10)) {
+  for (const seed of seeds(6)) {
     withPlan({ ...directPlan, seed }, session => {
       // maps the clusters first, so that the second write goes in place
       session.submit(diskCommand.write, 0, 5 * 1024 * 1024)
@@ -64,7 +64,7 @@ t.test('a long misaligned write to a direct file keeps all of its own bytes', t 
 })
 
 t.test('a long misaligned WRITE_ZEROES to a direct file zeroes all of its range', t => {
-  for (const seed of seeds(10)) {
+  for (const seed of seeds(6)) {
     const faults = { punchAnswer: -95, zeroAnswer: -95 }
     withPlan({ ...directPlan, seed, rawBase: true, copyRange: true, faults }, session => {
       session.submit(diskCommand.writeZeroes, 512, 3 * 1024 * 1024, { noHole: true })

@@ -170,6 +170,27 @@ export class Session {
     this.open()
   }
 
+  /** Requests under way end, everything becomes durable, and the disk goes on. */
+  quiesce(): number {
+    let code = -1
+    this.host.giveBackOthersBuffers()
+    this.#inDisk(() => {
+      this.disk.quiesce(result => (code = result))
+    })
+    for (let turns = 0; code < 0; turns++) {
+      if (turns > 100_000) throw new Mismatch('the disk never came to rest')
+      if (!this.storage.step()) this.#unstick()
+      this.#takeReplies()
+    }
+    if (this.#calls.size > 0) throw new Mismatch('the disk rests with requests under way')
+    if (code === 0) {
+      this.model.flushed(this.model.now())
+      this.probePowerCut()
+    }
+    this.disk.resume()
+    return code
+  }
+
   /** A clean end: all is durable and the file holds what it must, nothing more. */
   close(): number {
     this.drain()
