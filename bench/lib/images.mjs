@@ -51,9 +51,7 @@ export class Images {
       case 'full':
         return this.#full()
       case 'empty':
-        return this.#empty(
-          parameter === undefined ? this.sizeBytes * 4 : Number(parameter) * 2 ** 20,
-        )
+        return this.#empty(Number(parameter) * 2 ** 20)
       case 'wipe':
         return this.#fresh('wipe.hds', this.sizeBytes / 2, range(this.sizeBytes / 2 / clusterBytes))
       case 'overlay':
@@ -84,7 +82,7 @@ export class Images {
       writeDelta(path, sizeBytes, clusters)
     }
     reset()
-    return { ...single(path, undefined), reset }
+    return { ...single(path, undefined), sizeBytes, reset }
   }
 
   /** A full parent and an empty top, the top made anew for each run. */
@@ -106,6 +104,7 @@ export class Images {
       qemu: { path: child, format: 'qcow2' },
       files: [top, parent, child],
       warm: [deltas[0], parent],
+      sizeBytes: this.sizeBytes,
       reset,
     }
   }

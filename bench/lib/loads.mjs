@@ -44,6 +44,7 @@ function nbdLoadWords(load) {
   if (load.connections !== undefined) words.push('--conns', String(load.connections))
   if (load.flushEvery !== undefined) words.push('--fsync', String(load.flushEvery))
   if (load.regionBytes !== undefined) words.push('--region', String(load.regionBytes))
+  if (load.startBytes !== undefined) words.push('--from', String(load.startBytes))
   if (load.count !== undefined) words.push('--count', String(load.count))
   if (load.once) words.push('--once')
   if (load.structured) words.push('--structured')

@@ -11,9 +11,9 @@ import { runFio, runNbdLoad } from './loads.mjs'
 import { dropCache, sync, warmBySmallWrites, warmCache } from './page-cache.mjs'
 import { peakMemoryMiB, startServer, stopServer } from './servers.mjs'
 
-/** Lets the compiler of JavaScript see the path of requests before an image that counts is served. */
-const preload = { rw: 'randread', qd: 32 }
-const preloadTimes = { warmupSeconds: 0, runSeconds: 0.15 }
+/** What a server that has just started does first, so that its compiler has seen it. */
+const preloadTimes = { warmupSeconds: 0, runSeconds: 0.25 }
+const preloadReads = { rw: 'randread', qd: 32 }
 
 /** @returns competitor → its runs, in the order of turns */
 export async function measureCell(cell, context) {
@@ -92,16 +92,33 @@ async function runWriting(competitor, cell, context) {
   const server = await start(competitor, cell, context)
   let result
   try {
-    if (scenario.serves === 'fresh') {
-      await runNbdLoad(context.program, server, preload, preloadTimes)
-    }
-    result = await runNbdLoad(context.program, server, scenario.load, context.times)
+    const load = await preload(server, image, cell, context)
+    result = await runNbdLoad(context.program, server, load, context.times)
   } finally {
     await stopServer(server)
   }
   // a fresh image is removed before anything of it need be written back
   if (scenario.serves !== 'fresh') image.files.forEach(sync)
   return result
+}
+
+/**
+ * Requests that do not count. A fresh image gives up its first part for them, if it can.
+ *
+ * @returns the load that counts
+ */
+async function preload(server, image, { scenario }, { program, times }) {
+  const { load, preloadShare, serves } = scenario
+  const flushEvery = load.flushEvery === undefined ? undefined : 8
+  const busy = { ...load, flushEvery, connections: 1, qd: Math.max(load.qd, 32) }
+  if (preloadShare !== undefined) {
+    const startBytes = image.sizeBytes * preloadShare
+    const first = { ...busy, regionBytes: startBytes }
+    await runNbdLoad(program, server, first, { ...times, runSeconds: 30 })
+    return { ...load, startBytes }
+  }
+  await runNbdLoad(program, server, serves === 'fresh' ? preloadReads : busy, preloadTimes)
+  return load
 }
 
 /** From the start of the program to the reply to a first read. */

@@ -20,7 +20,8 @@ const engines = fully({ subject: 'threads', peer: 'ploop', goals: {} })
 
 /**
  * `serves`: 'reading' one server for all turns; 'writing' one for each turn, since two cannot have
- * one image open for writing; 'fresh' also a new image for each turn.
+ * one image open for writing; 'fresh' also a new image for each turn, of which `preloadShare` is
+ * used up before counting begins.
  */
 export const scenarios = [
   {
@@ -165,7 +166,8 @@ export const scenarios = [
     title: 'allocating 4 KiB writes QD32',
     inShort: true,
     serves: 'fresh',
-    image: 'empty',
+    image: 'empty:8192',
+    preloadShare: 0.5,
     load: { rw: 'allocwrite', qd: 32, countsAll: true },
     page: [vs('qemu', 3)],
     direct: [vs('qemu', 1.2)],
@@ -175,7 +177,8 @@ export const scenarios = [
     title: 'allocate 4 KiB + flush QD1',
     inShort: false,
     serves: 'fresh',
-    image: 'empty',
+    image: 'empty:8192',
+    preloadShare: 0.5,
     load: { rw: 'allocwrite', qd: 1, flushEvery: 1, countsAll: true },
     page: [vs('qemu', 1)],
     direct: [vs('qemu', 0.9)],
@@ -186,6 +189,7 @@ export const scenarios = [
     inShort: true,
     serves: 'fresh',
     image: 'overlay',
+    preloadShare: 0.25,
     load: { rw: 'allocwrite', qd: 16, countsAll: true },
     page: [vs('qemu', 1.5)],
     direct: [vs('qemu', 1.5)],
@@ -197,6 +201,7 @@ export const scenarios = [
     serves: 'fresh',
     needsReflink: true,
     image: 'overlay',
+    preloadShare: 0.25,
     load: { rw: 'allocwrite', qd: 16, countsAll: true },
     page: [vs('qemu', 5)],
     direct: [vs('qemu', 5)],

@@ -12,7 +12,8 @@ static const char usage[] =
     "  --conns N         connections (1)              --fsync N   a flush after N requests\n"
     "  --runtime S       seconds (3)                  --warmup S  seconds before that (0)\n"
     "  --count N         requests per connection      --once      one pass over the region\n"
-    "  --region SIZE     of the disk (all)            --cluster SIZE  for allocwrite (1M)\n"
+    "  --region SIZE     bytes of the disk (all)      --from SIZE     where they begin (0)\n"
+    "  --cluster SIZE    for allocwrite (1M)\n"
     "  --read-percent N  for mixed (70)               --fua       each write durable\n"
     "  --export NAME     (the default export)         --structured  structured replies\n"
     "  --cpu-of PID      report the CPU time of this process too\n";
@@ -87,25 +88,16 @@ static void check(const struct options *options) {
 
 struct options parse_options(int argc, char **argv) {
   static const struct option words[] = {
-      {"unix", 1, 0, 'u'},
-      {"tcp", 1, 0, 'p'},
-      {"export", 1, 0, 'e'},
-      {"rw", 1, 0, 'w'},
-      {"bs", 1, 0, 'b'},
-      {"qd", 1, 0, 'q'},
-      {"conns", 1, 0, 'c'},
-      {"runtime", 1, 0, 't'},
-      {"warmup", 1, 0, 'W'},
-      {"count", 1, 0, 'n'},
-      {"fsync", 1, 0, 'f'},
-      {"region", 1, 0, 'r'},
-      {"cluster", 1, 0, 'k'},
-      {"once", 0, 0, 'o'},
-      {"fua", 0, 0, 'F'},
-      {"read-percent", 1, 0, 'R'},
-      {"structured", 0, 0, 'S'},
-      {"cpu-of", 1, 0, 'P'},
-      {0},
+      {"unix", 1, 0, 'u'},         {"tcp", 1, 0, 'p'},
+      {"export", 1, 0, 'e'},       {"rw", 1, 0, 'w'},
+      {"bs", 1, 0, 'b'},           {"qd", 1, 0, 'q'},
+      {"conns", 1, 0, 'c'},        {"runtime", 1, 0, 't'},
+      {"warmup", 1, 0, 'W'},       {"count", 1, 0, 'n'},
+      {"fsync", 1, 0, 'f'},        {"region", 1, 0, 'r'},
+      {"from", 1, 0, 's'},         {"cluster", 1, 0, 'k'},
+      {"once", 0, 0, 'o'},         {"fua", 0, 0, 'F'},
+      {"read-percent", 1, 0, 'R'}, {"structured", 0, 0, 'S'},
+      {"cpu-of", 1, 0, 'P'},       {0},
   };
   struct options options = {.export_name = "",
                             .block_bytes = 4096,
@@ -127,6 +119,7 @@ struct options parse_options(int argc, char **argv) {
     case 'W': options.warmup_seconds = parse_seconds(optarg, "--warmup"); break;
     case 'n': options.count = parse_size(optarg, "--count", UINT64_MAX); break;
     case 'f': options.flush_every = parse_count(optarg, "--fsync", 1 << 30); break;
+    case 's': options.region_start = parse_size(optarg, "--from", UINT64_MAX); break;
     case 'r': options.region_bytes = parse_size(optarg, "--region", UINT64_MAX); break;
     case 'k': options.cluster_bytes = parse_count(optarg, "--cluster", BLOCK_BYTES_MAX); break;
     case 'o': options.once = true; break;

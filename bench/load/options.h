@@ -35,7 +35,8 @@ struct options {
 
   uint32_t block_bytes;
   uint32_t cluster_bytes;
-  /** only the first bytes of the disk are used; 0: all */
+  /** the part of the disk that is used: where it begins, and how long it is; 0: to the end */
+  uint64_t region_start;
   uint64_t region_bytes;
   unsigned queue_depth;
   unsigned connections;

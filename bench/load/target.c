@@ -15,7 +15,8 @@ static uint64_t common_divisor(uint64_t a, uint64_t b) {
 
 void target_init(struct target *target, const struct options *options, unsigned connection,
                  uint64_t export_bytes) {
-  uint64_t bytes = export_bytes;
+  uint64_t start = options->region_start;
+  uint64_t bytes = start < export_bytes ? export_bytes - start : 0;
   if (options->region_bytes != 0 && options->region_bytes < bytes) bytes = options->region_bytes;
   bool is_allocating = options->order == ORDER_ALLOCATING;
   uint64_t unit_bytes = is_allocating ? options->cluster_bytes : options->block_bytes;
@@ -36,7 +37,7 @@ void target_init(struct target *target, const struct options *options, unsigned 
   while (common_divisor(target->stride, target->unit_count) != 1) target->stride += 2;
 }
 
-bool target_next(struct target *target, uint64_t *offset) {
+static bool next_in_region(struct target *target, uint64_t *offset) {
   const struct options *options = target->options;
   if (options->order == ORDER_RANDOM) {
     *offset = (target_random(target) >> 8) % target->unit_count * options->block_bytes;
@@ -53,5 +54,11 @@ bool target_next(struct target *target, uint64_t *offset) {
   uint64_t blocks = options->cluster_bytes / options->block_bytes;
   uint64_t block = (target_random(target) >> 8) % blocks;
   *offset = (target->first + cluster) * options->cluster_bytes + block * options->block_bytes;
+  return true;
+}
+
+bool target_next(struct target *target, uint64_t *offset) {
+  if (!next_in_region(target, offset)) return false;
+  *offset += target->options->region_start;
   return true;
 }
