@@ -26,6 +26,7 @@ import { type DeltaHeader, isInUse } from '../format/header.js'
 import { sectorBytes } from '../base/units.js'
 import type { FileHandle, Files } from '../io/files.js'
 import type { LockOptions } from '../io/locks.js'
+import type { PendingPlace } from '../io/pending-place.js'
 import {
   checkMapSize,
   type LevelScan,
@@ -41,6 +42,7 @@ import {
   planOfPaths,
 } from './chain-plan.js'
 import { checkLevelCount, checkRelations, refuseSameFile } from './chain-rules.js'
+import { hasPending, recoverPending } from './recover-pending.js'
 import { readDescriptor, type StoredDescriptor, withTransaction } from './transaction.js'
 
 export { buildMap, mapBytes, type MapTarget } from './chain-map.js'
@@ -56,9 +58,12 @@ export interface OpenChainOptions extends LockOptions {
   /** makes the map that is filled on the way; left out: tables are validated only */
   readonly newMap?: (clusterCount: number) => MapTarget
   /**
-   * Called for a writable top that was not closed, with its lock held, before anything looks at
-   * its table: puts back what its writer had acknowledged and not yet published.
+   * Where dead servers left what they had acknowledged and not yet published; default: this
+   * user's place. It is put back with the lock of a writable top held, before anything looks at
+   * its table.
    */
+  readonly pendingPlace?: PendingPlace | undefined
+  /** Called for a marked, writable top instead of looking there. */
   readonly recover?: (top: DeltaFile) => Promise<void>
   readonly log?: Logger
 }
@@ -173,6 +178,7 @@ class ChainOpener {
     for (let level = 0; level < this.#deltas.length - 1; level++) await this.#recoverLower(level)
     const top = this.#top
     const wasInUse = isMarked(top)
+    await this.#putBackPending(wasInUse)
     if (wasInUse) await this.#recoverTop()
     const { clusterCount, clusterBytes, path } = top
     const map = this.#makeMap(clusterCount, clusterBytes, path)
@@ -254,7 +260,11 @@ class ChainOpener {
       if (!(error instanceof PloopError) || error.code !== 'DELTA_LOCKED') throw error
     }
     try {
-      if (repaired !== undefined) await this.#checkContent(repaired, 'clear')
+      if (repaired !== undefined) {
+        const { pendingPlace: place } = this.#options
+        await recoverPending(this.#files, repaired, { place, log: this.#log })
+        await this.#checkContent(repaired, 'clear')
+      }
     } finally {
       await repaired?.close()
     }
@@ -264,6 +274,23 @@ class ChainOpener {
     checkRelations(this.#deltas, this.#plan.clusterSectors)
   }
 
+  /** A log of an image that is not marked is stale: it goes, too. */
+  async #putBackPending(wasInUse: boolean): Promise<void> {
+    const top = this.#top
+    const { pendingPlace: place, readOnly, recover } = this.#options
+    if (top.header === undefined) return
+    const options = { place, log: this.#log }
+    if (!readOnly && recover !== undefined) {
+      if (wasInUse) await recover(top)
+    } else if (!readOnly) await recoverPending(this.#files, top, options)
+    else if (wasInUse && (await hasPending(this.#files, top, options))) {
+      this.#log.warn(
+        'a server died here: some writes it answered appear only after the disk was opened for writing',
+        { path: top.path },
+      )
+    }
+  }
+
   async #recoverTop(): Promise<void> {
     const top = this.#top
     this.#log.warn('the image was not closed properly, checking it', { path: top.path })
@@ -271,7 +298,6 @@ class ChainOpener {
       await this.#checkContent(top, 'ro')
       return
     }
-    await this.#options.recover?.(top)
     await top.refreshSize()
     await this.#checkContent(top, 'keep')
   }

@@ -19,14 +19,16 @@ import { imagePath, type Descriptor } from '../format/descriptor.js'
 import type { FormatVersion } from '../format/geometry.js'
 import { isInUse } from '../format/header.js'
 import type { Files } from '../io/files.js'
+import type { PendingPlace } from '../io/pending-place.js'
 import { isRawImage, pathOfGuid } from './info.js'
+import { recoverPending } from './recover-pending.js'
 import { type Transaction, type TransactionOptions, withTransaction } from './transaction.js'
 
 export interface SnapshotOptions extends TransactionOptions {
   /** default: a new one */
   readonly uuid?: Guid | undefined
-  /** as in open.ts: puts back what a dead server had acknowledged, before the check looks */
-  readonly recover?: (top: DeltaFile) => Promise<void>
+  /** as in open.ts: where dead servers left what they had not published */
+  readonly pendingPlace?: PendingPlace | undefined
 }
 
 export interface SnapshotResult {
@@ -132,7 +134,11 @@ async function openIdleTop(transaction: Transaction, options: SnapshotOptions): 
   await top.close()
   const repaired = await open(true)
   try {
-    await options.recover?.(repaired)
+    await recoverPending(transaction.files, repaired, {
+      place: options.pendingPlace,
+      log: options.log,
+    })
+    await repaired.refreshSize()
     await repairTop(repaired, options)
     return repaired
   } catch (cause) {
