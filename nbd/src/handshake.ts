@@ -9,27 +9,21 @@
  *           less) or dropped piece by piece (up to 1 MiB). What STARTTLS must make forgotten is
  *           forgotten. A peer can make it do bounded work per byte only.
  *
- * States:   greeting → client-flags → options ⇄ waiting → transmission
- *           options ⇄ dropping; options → starttls → options; any → closed
+ * States:   greeting → client-flags → options ⇄ waiting → transmission; options ⇄ dropping;
+ *           options → starttls → options; any → closed
  */
 import { ByteWriter } from './byte-writer.js'
 import {
-  NBD_EXPORT_NAME_PADDING_BYTES,
   NBD_FLAG_C_FIXED_NEWSTYLE,
   NBD_FLAG_C_NO_ZEROES,
   NBD_FLAG_FIXED_NEWSTYLE,
   NBD_FLAG_NO_ZEROES,
-  NBD_INFO_BLOCK_SIZE,
-  NBD_INFO_DESCRIPTION,
-  NBD_INFO_EXPORT,
-  NBD_INFO_NAME,
   NBD_MAGIC_HIGH,
   NBD_MAGIC_LOW,
   NBD_MAX_CONTEXT_COUNT,
   NBD_MAX_DROPPED_OPTION_BYTES,
   NBD_MAX_OPTION_BYTES,
   NBD_MAX_OPTION_COUNT,
-  NBD_MAX_STRING_BYTES,
   NBD_OPTION_MAGIC_HIGH,
   NBD_OPTION_MAGIC_LOW,
   NBD_OPT_ABORT,
@@ -42,7 +36,6 @@ import {
   NBD_OPT_SET_META_CONTEXT,
   NBD_OPT_STARTTLS,
   NBD_OPT_STRUCTURED_REPLY,
-  NBD_REP_ACK,
   NBD_REP_ERR_EXT_HEADER_REQD,
   NBD_REP_ERR_INVALID,
   NBD_REP_ERR_POLICY,
@@ -51,9 +44,6 @@ import {
   NBD_REP_ERR_TOO_BIG,
   NBD_REP_ERR_UNKNOWN,
   NBD_REP_ERR_UNSUP,
-  NBD_REP_INFO,
-  NBD_REP_META_CONTEXT,
-  NBD_REP_SERVER,
 } from './constants.js'
 import type {
   FoundExport,
@@ -64,19 +54,26 @@ import type {
   Refusal,
 } from './handshake-policy.js'
 import { transmissionFlagsOf } from './handshake-policy.js'
+import {
+  acknowledge,
+  encodeContexts,
+  encodeExportName,
+  encodeInfo,
+  encodeList,
+  refuse,
+  refuseData,
+} from './handshake-replies.js'
 import { matchContexts } from './meta-context.js'
 import { optionName } from './names.js'
 import {
   OPTION_HEADER_BYTES,
-  encodeOptionError,
   isName,
   parseInfoRequest,
   parseMetaContextRequest,
-  putOptionReply,
   viewOf,
 } from './option-codec.js'
-import { NO_BYTES, clipText, decodeText, encodeText, quoteText } from './text.js'
-import type { ExportInfo, ReplyMode, SelectedContext } from './types.js'
+import { NO_BYTES, decodeText, quoteText } from './text.js'
+import type { ReplyMode, SelectedContext } from './types.js'
 
 export type HandshakeState =
   | 'greeting'
@@ -88,10 +85,7 @@ export type HandshakeState =
   | 'transmission'
   | 'closed'
 
-/** nbd-client stops at texts of 1024 bytes and more */
-const DESCRIPTION_BYTES_MAX = 1023
-
-/** the same words for an unknown name and one that needs TLS, so that names cannot be probed */
+/** the same for an unknown name and one that needs TLS, so that names cannot be probed */
 const TLS_TEXT = 'this export is not available without TLS'
 
 /** What one option leads to, before the consumed bytes are counted. */
@@ -100,7 +94,7 @@ interface Answer<E> {
   readonly done?: HandshakeEnd<E>
 }
 
-/** GO or EXPORT_NAME that `enter` has told to wait. */
+/** GO or EXPORT_NAME on its way. */
 interface Entry {
   readonly option: number
   readonly name: string
@@ -209,10 +203,6 @@ export class ServerHandshake<E> {
 
   get #fixed(): boolean {
     return (this.#clientFlags & NBD_FLAG_C_FIXED_NEWSTYLE) !== 0
-  }
-
-  get #noZeroes(): boolean {
-    return (this.#clientFlags & NBD_FLAG_C_NO_ZEROES) !== 0
   }
 
   #receiveClientFlags(bytes: Uint8Array): HandshakeStep<E> {
@@ -339,17 +329,7 @@ export class ServerHandshake<E> {
     if (exports === 'refused') {
       return refuse(NBD_OPT_LIST, NBD_REP_ERR_POLICY, 'this server does not list its exports')
     }
-    const writer = new ByteWriter()
-    for (const listed of exports) {
-      const name = encodeText(listed.name)
-      if (name.length > NBD_MAX_STRING_BYTES) continue
-      const payload = new ByteWriter()
-        .uint32(name.length)
-        .bytes(name)
-        .bytes(clipText(listed.description ?? '', DESCRIPTION_BYTES_MAX))
-      putOptionReply(writer, NBD_OPT_LIST, NBD_REP_SERVER, payload.finish())
-    }
-    return { output: putOptionReply(writer, NBD_OPT_LIST, NBD_REP_ACK).finish() }
+    return { output: encodeList(exports) }
   }
 
   /**
@@ -385,9 +365,8 @@ export class ServerHandshake<E> {
 
   #extendedHeaders(): Answer<E> {
     const option = NBD_OPT_EXTENDED_HEADERS
-    if (this.#mode === 'extended') {
-      return refuse(option, NBD_REP_ERR_INVALID, 'extended headers are in use already')
-    }
+    const words = 'extended headers are in use already'
+    if (this.#mode === 'extended') return refuse(option, NBD_REP_ERR_INVALID, words)
     if (this.#policy.allowExtended === false) {
       return refuse(option, NBD_REP_ERR_UNSUP, 'extended headers are switched off')
     }
@@ -405,7 +384,14 @@ export class ServerHandshake<E> {
     if (option === NBD_OPT_GO) return this.#enter({ option, name, types: request.types })
     const found = this.#policy.findExport(name, this.session)
     if ('kind' in found) return this.#refuseExport(option, name, found)
-    return { output: encodeInfo(option, found.info, this.#flags(found.info, true), request.types) }
+    return {
+      output: encodeInfo(
+        option,
+        found.info,
+        transmissionFlagsOf(found.info, this.#mode, true),
+        request.types,
+      ),
+    }
   }
 
   /** GO and EXPORT_NAME from the look-up on; also the second half of `proceed`. */
@@ -426,16 +412,13 @@ export class ServerHandshake<E> {
 
   #entered(entry: Entry, found: FoundExport<E>): Answer<E> {
     const { option, name, types } = entry
-    const flags = this.#flags(found.info, this.#contexts.length > 0)
+    const flags = transmissionFlagsOf(found.info, this.#mode, this.#contexts.length > 0)
     const viaExportName = option === NBD_OPT_EXPORT_NAME
+    const noZeroes = (this.#clientFlags & NBD_FLAG_C_NO_ZEROES) !== 0
     this.#state = 'transmission'
     return {
       output: viaExportName
-        ? new ByteWriter()
-            .uint64(found.info.sizeBytes)
-            .uint16(flags)
-            .zeros(this.#noZeroes ? 0 : NBD_EXPORT_NAME_PADDING_BYTES)
-            .finish()
+        ? encodeExportName(found.info, flags, !noZeroes)
         : encodeInfo(option, found.info, flags, types),
       done: {
         kind: 'transmission',
@@ -446,16 +429,12 @@ export class ServerHandshake<E> {
           mode: this.#mode,
           contexts: this.#contexts,
           transmissionFlags: flags,
-          noZeroes: this.#noZeroes,
+          noZeroes,
           viaExportName,
           tls: this.#tls,
         },
       },
     }
-  }
-
-  #flags(info: ExportInfo, withStatusPayload: boolean): number {
-    return transmissionFlagsOf(info, this.#mode, withStatusPayload)
   }
 
   #metaContext(option: number, data: Uint8Array): Answer<E> {
@@ -464,9 +443,8 @@ export class ServerHandshake<E> {
       return refuse(option, NBD_REP_ERR_INVALID, `malformed ${optionName(option)}`)
     }
     const selects = option === NBD_OPT_SET_META_CONTEXT
-    if (selects && this.#mode === 'simple') {
-      return refuse(option, NBD_REP_ERR_INVALID, 'metadata contexts need structured replies')
-    }
+    const words = 'metadata contexts need structured replies'
+    if (selects && this.#mode === 'simple') return refuse(option, NBD_REP_ERR_INVALID, words)
     const name = decodeText(request.name)
     if (name === undefined) return this.#unknownName(option, request.name)
     const found = this.#policy.findExport(name, this.session)
@@ -482,12 +460,7 @@ export class ServerHandshake<E> {
       this.#contexts = contexts
       this.#contextsName = name
     }
-    const writer = new ByteWriter()
-    for (const { id, name: context } of contexts) {
-      const payload = new ByteWriter().uint32(selects ? id : 0).bytes(encodeText(context))
-      putOptionReply(writer, option, NBD_REP_META_CONTEXT, payload.finish())
-    }
-    return { output: putOptionReply(writer, option, NBD_REP_ACK).finish() }
+    return { output: encodeContexts(option, contexts, selects) }
   }
 
   #clearContexts(): void {
@@ -524,48 +497,4 @@ export class ServerHandshake<E> {
     this.#state = 'closed'
     return { output, done: { kind: 'close', graceful, reason } }
   }
-}
-
-function acknowledge(option: number): Uint8Array {
-  return putOptionReply(new ByteWriter(), option, NBD_REP_ACK).finish()
-}
-
-function refuse(option: number, type: number, text: string): { output: Uint8Array } {
-  return { output: encodeOptionError(option, type, text) }
-}
-
-function refuseData(option: number): { output: Uint8Array } {
-  return refuse(option, NBD_REP_ERR_INVALID, `${optionName(option)} takes no data`)
-}
-
-/**
- * Replies of INFO and GO: export and block sizes always, name and description only when asked,
- * because nbd-client loses its place over long information it did not ask for.
- */
-function encodeInfo(
-  option: number,
-  info: ExportInfo,
-  flags: number,
-  types: ReadonlySet<number>,
-): Uint8Array {
-  const writer = new ByteWriter()
-  const put = (payload: ByteWriter): void => {
-    putOptionReply(writer, option, NBD_REP_INFO, payload.finish())
-  }
-  put(new ByteWriter().uint16(NBD_INFO_EXPORT).uint64(info.sizeBytes).uint16(flags))
-  put(
-    new ByteWriter()
-      .uint16(NBD_INFO_BLOCK_SIZE)
-      .uint32(info.blockSizes.minimum)
-      .uint32(info.blockSizes.preferred)
-      .uint32(info.blockSizes.maximum),
-  )
-  if (types.has(NBD_INFO_NAME)) {
-    put(new ByteWriter().uint16(NBD_INFO_NAME).bytes(encodeText(info.canonicalName)))
-  }
-  if (types.has(NBD_INFO_DESCRIPTION) && info.description) {
-    const text = clipText(info.description, DESCRIPTION_BYTES_MAX)
-    put(new ByteWriter().uint16(NBD_INFO_DESCRIPTION).bytes(text))
-  }
-  return putOptionReply(writer, option, NBD_REP_ACK).finish()
 }

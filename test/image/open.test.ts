@@ -1,99 +1,29 @@
 // SPDX-License-Identifier: MIT
-/** Opening chains on simulated storage: what is locked, refused, recovered, mapped and closed. */
+/** Opening chains on simulated storage: what is locked, recovered, mapped and closed. */
 import t from 'tap'
 import { PloopError } from '../../src/base/errors.js'
-import { noneGuid, topGuid } from '../../src/base/guid.js'
-import { DeltaFile } from '../../src/delta/delta-file.js'
-import { Descriptor } from '../../src/format/descriptor.js'
-import { dirtyBitmapMagic, encodeDirtyBitmap, encodeExtension } from '../../src/format/extension.js'
+import { topGuid } from '../../src/base/guid.js'
+import type { DeltaFile } from '../../src/delta/delta-file.js'
 import { closeTop } from '../../src/image/close.js'
-import { buildMap, openChain, type MapTarget, type OpenChainOptions } from '../../src/image/open.js'
+import { buildMap, openChain } from '../../src/image/open.js'
 import type { OpenMode } from '../../src/io/files.js'
 import { lockDescriptor } from '../../src/io/locks.js'
+import { buildRaw, inUseMark } from '../support/image-builder.js'
 import {
-  buildDelta,
-  type BuiltFile,
-  buildRaw,
-  type DeltaDescription,
-  inUseMark,
-} from '../support/image-builder.js'
-import { SimFiles } from '../simulation/sim-files.js'
-import { Storage } from '../simulation/storage.js'
-
-const clusterBytes = 32_768
-const guidA = '{aaaaaaaa-0000-4000-8000-000000000001}'
-const guidB = '{bbbbbbbb-0000-4000-8000-000000000002}'
-const xml = '/d/DiskDescriptor.xml'
-const rw: OpenChainOptions = { readOnly: false, newMap }
-const ro: OpenChainOptions = { readOnly: true, newMap }
-
-function newMap(clusterCount: number): MapTarget {
-  return {
-    levels: new Uint8Array(clusterCount),
-    clusters: new Uint32Array(clusterCount),
-    shadowed: new Uint8Array(Math.ceil(clusterCount / 8)),
-  }
-}
-
-/** Clusters with these indexes, each filled with its level's byte. */
-function owned(...indexes: number[]): Map<number, Uint8Array> {
-  return new Map(indexes.map(index => [index, new Uint8Array(clusterBytes).fill(7)]))
-}
-
-function delta(clusterCount: number, indexes: number[], more: Partial<DeltaDescription> = {}) {
-  const sizeBytes = clusterCount * clusterBytes
-  return buildDelta({ version: 2, clusterBytes, sizeBytes, clusters: owned(...indexes), ...more })
-}
-
-async function put(files: SimFiles, path: string, built: BuiltFile): Promise<void> {
-  const handle = await files.open(path, 'create')
-  await handle.truncate(built.sizeBytes)
-  for (const { offsetBytes, bytes } of built.pieces) await handle.write(bytes, offsetBytes)
-  await handle.sync()
-  await handle.close()
-}
-
-async function contentOf(files: SimFiles, path: string): Promise<Uint8Array> {
-  const handle = await files.open(path, 'read')
-  const bytes = new Uint8Array((await handle.stat()).sizeBytes)
-  await handle.read(bytes, 0)
-  await handle.close()
-  return bytes
-}
-
-/** Files of a disk, base first: /d/0, /d/1, …; GUIDs A, B, then the top's. */
-async function newDisk(built: readonly BuiltFile[], raw = false): Promise<SimFiles> {
-  const files = new SimFiles(new Storage(1))
-  files.storage.directory.makeDirectory('/d')
-  const guids = [guidA, guidB].slice(0, built.length - 1).concat(topGuid)
-  const descriptor = Descriptor.create({
-    sizeSectors: 640,
-    clusterSectors: 64,
-    mode: 'expanded',
-    file: '0',
-  })
-  for (const [level, file] of built.entries()) {
-    await put(files, `/d/${level}`, file)
-    const guid = guids[level] ?? ''
-    if (level === 0) descriptor.renameGuid(topGuid, guid)
-    else {
-      descriptor.addImage({ guid, file: String(level) })
-      descriptor.addShot({ guid, parentGuid: guids[level - 1] ?? noneGuid })
-    }
-  }
-  descriptor.setTopGuid(topGuid)
-  if (raw) descriptor.setMode('raw')
-  const handle = await files.open(xml, 'create')
-  await handle.write(Buffer.from(descriptor.toString()), 0)
-  await handle.sync()
-  await handle.close()
-  await files.syncDirectory('/d')
-  return files
-}
-
-const paths = (count: number) => Array.from({ length: count }, (_, level) => `/d/${level}`)
-const open = (files: SimFiles, options: OpenChainOptions, guid?: string) =>
-  openChain(files, { kind: 'descriptor', path: xml, guid }, options)
+  clusterBytes,
+  guidA,
+  guidB,
+  xml,
+  rw,
+  ro,
+  newMap,
+  owned,
+  delta,
+  contentOf,
+  newDisk,
+  paths,
+  open,
+} from '../support/sim-disk.js'
 
 t.test('the map is filled from the top down', async t => {
   const files = await newDisk([delta(8, [0, 1, 2, 7]), delta(8, [1, 3]), delta(10, [2, 3, 9])])
@@ -290,181 +220,6 @@ t.test('a raw base', async t => {
   )
   t.equal(alone.clusterCount, 4)
   await alone.close()
-})
-
-const slot = (index: number, entry: number) => {
-  const bytes = new Uint8Array(4)
-  new DataView(bytes.buffer).setUint32(0, entry, true)
-  return { offsetBytes: 64 + 4 * index, bytes }
-}
-
-async function patched(built: BuiltFile, ...pieces: ReturnType<typeof slot>[]) {
-  return newDisk([{ ...built, pieces: [...built.pieces, ...pieces] }, delta(8, [])])
-}
-
-t.test('image contains an entry that cannot be: one sentence with the numbers', async t => {
-  const v1 = delta(8, [0, 1], { version: 1 })
-  const cases: [string, BuiltFile, ReturnType<typeof slot>, string, string][] = [
-    [
-      'beyond the file',
-      delta(8, [0, 1]),
-      slot(5, 99),
-      'BAT_BEYOND_EOF',
-      'BAT entry 5 names file cluster 99, the file has 3',
-    ],
-    [
-      'in the partial tail',
-      delta(8, [0, 1], { tail: new Uint8Array(100) }),
-      slot(5, 3),
-      'BAT_BEYOND_EOF',
-      'BAT entry 5 names file cluster 3, the file has 3',
-    ],
-    [
-      'the marker of no disk',
-      delta(8, [0, 1]),
-      slot(5, 0xffff_ffff),
-      'BAT_BEYOND_EOF',
-      'BAT entry 5 names file cluster 4294967295, the file has 3',
-    ],
-    [
-      'into the table',
-      delta(8, [0, 1], { extraBatClusters: 1 }),
-      slot(5, 1),
-      'BAT_IN_TABLE',
-      'BAT entry 5 names file cluster 1, header and block table take the first 2',
-    ],
-    [
-      'twice',
-      delta(8, [0, 1]),
-      slot(5, 2),
-      'BAT_DUPLICATE',
-      'BAT entry 5 names file cluster 2, which another entry names already',
-    ],
-    [
-      'crooked',
-      v1,
-      slot(5, 65),
-      'BAT_UNALIGNED',
-      'BAT entry 5 names sector 65, no multiple of the cluster size 64',
-    ],
-  ]
-  for (const [name, built, piece, code, message] of cases) {
-    const files = await patched(built, piece)
-    const input = { kind: 'deltas', paths: ['/d/0'] } as const
-    for (const options of [ro, rw]) {
-      await t.rejects(
-        openChain(files, input, options),
-        { code, message, exitStatus: 11, path: '/d/0', offset: 64 + 20 },
-        name,
-      )
-    }
-    if (built !== v1) await t.rejects(open(files, rw), { code, path: '/d/0' }, `${name}, lower`)
-    t.equal((await DeltaFile.open(files, '/d/0', { writable: true })).header?.inUse, 0, 'unmarked')
-  }
-})
-
-t.test('a marked top that is damaged is refused, with the hint to check', async t => {
-  const files = await patched(delta(8, [0, 1], { inUse: inUseMark }), slot(5, 99))
-  for (const options of [ro, rw]) {
-    await t.rejects(openChain(files, { kind: 'deltas', paths: ['/d/0'] }, options), {
-      code: 'DELTA_DAMAGED',
-      exitStatus: 11,
-      message: /irrecoverable errors .*: Data cluster 99 beyond EOF, vsec=5\.\.\. FATAL/,
-      hint: /ploop-nbd check/,
-    })
-  }
-  const before = await contentOf(files, '/d/0')
-  t.equal(Buffer.from(before.subarray(44, 48)).toString(), 'Ynot', 'the mark stays')
-})
-
-t.test('entries behind the last cluster are cleared in a writable top', async t => {
-  const files = await patched(delta(8, [0, 1]), slot(8, 1), slot(9, 77), slot(7000, 5))
-  const input = { kind: 'deltas', paths: ['/d/0'] } as const
-  const before = await contentOf(files, '/d/0')
-  await (await openChain(files, input, ro)).close()
-  t.same(await contentOf(files, '/d/0'), before, 'read-only leaves them')
-  const chain = await openChain(files, input, rw)
-  t.equal(chain.levels[0]?.scan.strayCount, 3)
-  await chain.close()
-  const after = await contentOf(files, '/d/0')
-  t.ok(after.subarray(64 + 32, clusterBytes).every(byte => byte === 0))
-  t.same(after.subarray(64, 72), before.subarray(64, 72), 'entries in use stay')
-})
-
-t.test('deltas that do not belong together', async t => {
-  const cases: [string, BuiltFile, BuiltFile, string, number][] = [
-    ['versions', delta(8, [], { version: 1 }), delta(8, []), 'CHAIN_VERSION', 11],
-    [
-      'cluster sizes',
-      delta(8, []),
-      buildDelta({
-        version: 2,
-        clusterBytes: 65_536,
-        sizeBytes: 8 * 65_536,
-        clusters: new Map<number, Uint8Array>(),
-      }),
-      'CHAIN_CLUSTER_SIZE',
-      38,
-    ],
-    ['sizes', delta(9, []), delta(8, []), 'CHAIN_SIZE', 11],
-    ['half conversion', delta(8, [], { flags: 2 }), delta(8, []), 'VERSION_CONVERSION', 17],
-  ]
-  for (const [name, lower, upper, code, exitStatus] of cases) {
-    const files = await newDisk([lower, upper])
-    await t.rejects(open(files, ro), { code, exitStatus }, name)
-    const free = await DeltaFile.open(files, '/d/0', { writable: true })
-    t.ok(free, 'all locks are given back')
-  }
-  const text = await newDisk([buildRaw(clusterBytes, 8 * clusterBytes, owned(0))])
-  await t.rejects(open(text, ro), { code: 'HEADER_SIGNATURE', hint: /conversion to raw/ })
-})
-
-t.test('a format extension is dropped when writing begins', async t => {
-  const built = delta(8, [0, 1])
-  const data = encodeDirtyBitmap({
-    sizeSectors: 512,
-    id: '01234567-89ab-cdef-0123-456789abcdef',
-    granularitySectors: 128,
-    tableSectors: [64 * 3],
-  })
-  const extended = (flags: bigint, magic = dirtyBitmapMagic): BuiltFile => ({
-    ...built,
-    sizeBytes: 5 * clusterBytes,
-    pieces: [
-      ...built.pieces,
-      { offsetBytes: 44, bytes: Buffer.from('v2.1') },
-      { offsetBytes: 56, bytes: Uint8Array.of(0, 1, 0, 0) },
-      {
-        offsetBytes: 4 * clusterBytes,
-        bytes: encodeExtension([{ magic, flags, data }], clusterBytes),
-      },
-    ],
-  })
-  const files = await newDisk([extended(0n)])
-  const before = await contentOf(files, '/d/0')
-  await (await open(files, ro)).close()
-  t.same(await contentOf(files, '/d/0'), before, 'reading keeps it')
-  const chain = await open(files, rw)
-  t.equal(chain.allocHead, 3, 'its clusters were the tail')
-  const after = await contentOf(files, '/d/0')
-  t.equal(after.length, 3 * clusterBytes)
-  t.equal(Buffer.from(after.subarray(44, 48)).toString(), 'Ynot')
-  t.same([...after.subarray(56, 64)], [0, 0, 0, 0, 0, 0, 0, 0], 'no stale offset')
-  await chain.close()
-  const necessary = await newDisk([extended(1n, 77n)])
-  await t.rejects(open(necessary, rw), { code: 'EXTENSION_NECESSARY', exitStatus: 11 })
-  await (await open(necessary, ro)).close()
-})
-
-t.test('a map that would take too much memory is refused with the numbers', async t => {
-  const files = await newDisk([delta(8000, [])])
-  await t.rejects(open(files, { ...rw, maxMapBytes: 40_000 }), {
-    code: 'MAP_SIZE',
-    message: /8000 clusters of 32 KiB: its map needs 1 MiB/,
-    hint: /maxMapBytes/,
-  })
-  const header = await contentOf(files, '/d/0')
-  t.same([...header.subarray(44, 48)], [0, 0, 0, 0], 'nothing is marked')
 })
 
 t.test('an open that fails at any point leaves no lock behind', async t => {
