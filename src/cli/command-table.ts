@@ -323,6 +323,12 @@ const serve: CommandRow = {
       value: 'MODE',
       text: 'past the page cache for the writable delta (auto), for all (direct), for none (buffered)',
     },
+    {
+      key: 'pending',
+      long: 'pending',
+      value: 'HOW',
+      text: 'writes that were not flushed outlive a killed server: by shared memory (auto), by publishing them first (publish, slow), or not (none)',
+    },
     { key: 'engine', long: 'engine', value: 'ENGINE', text: 'default: auto, uring where possible' },
     {
       key: 'maxConnections',
@@ -347,6 +353,7 @@ const serve: CommandRow = {
   grammar: [
     'FORMAT := { raw | ploop1 }',
     'MODE := { auto | direct | buffered }',
+    'HOW := { auto | publish | none }',
     'ENGINE := { auto | uring | threads }',
     sizeGrammar,
     uuidGrammar,

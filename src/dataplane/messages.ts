@@ -13,6 +13,9 @@ export interface LevelSpec {
   readonly alignmentBytes: number
 }
 
+/** The file of a pending log, to be mapped; or: publish every mapping before its write is answered. */
+export type PendingSpec = { readonly fd: number; readonly sizeBytes: number } | 'publish'
+
 /** A checked and locked chain, to be served under a name. */
 export interface ExportSpec {
   readonly name: string
@@ -29,6 +32,8 @@ export interface ExportSpec {
   readonly allocHead: number
   readonly maxFileClusters: number
   readonly copyRange: boolean
+  /** undefined: what is not published dies with the process */
+  readonly pending: PendingSpec | undefined
 }
 
 /** How a disk was left when its export was closed. */

@@ -8,12 +8,15 @@
  */
 import { receiveMessageOnPort, workerData, type MessagePort } from 'node:worker_threads'
 import type { Logger } from '../base/log.js'
+import { publishAlways, type PendingMirror } from '../disk/pending-mirror.js'
+import { PendingLogWriter } from '../format/pending-log-writer.js'
 import { loadAddon, type NativeEngine } from '../io/native.js'
 import { DataPlane } from './data-plane.js'
 import type {
   CallMessage,
   ClosedExport,
   ExportSpec,
+  PendingSpec,
   PlaneCalls,
   PlaneCallName,
   PlaneStats,
@@ -144,7 +147,8 @@ class PlaneWorker {
       ...level,
       file: this.#engine.addFile(fd),
     }))
-    this.#plane.addExport(spec.name, spec.description, { ...spec, levels })
+    const pending = pendingMirror(spec.pending)
+    this.#plane.addExport(spec.name, spec.description, { ...spec, levels, pending })
   }
 
   #closeExport(name: string, answer: (result: ClosedExport) => void): void {
@@ -179,6 +183,12 @@ class PlaneWorker {
       })),
     }
   }
+}
+
+function pendingMirror(spec: PendingSpec | undefined): PendingMirror | undefined {
+  if (spec === undefined) return undefined
+  if (spec === 'publish') return publishAlways
+  return new PendingLogWriter(loadAddon().mapShared(spec.fd, spec.sizeBytes))
 }
 
 new PlaneWorker().run()

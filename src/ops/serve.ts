@@ -15,6 +15,7 @@ import type { Guid } from '../base/guid.js'
 import type { ChainInput } from '../image/open.js'
 import { loadAddon, type NativeAddon } from '../io/native.js'
 import type { ListenChoice } from '../server/listen.js'
+import type { PendingMode } from '../server/pending-file.js'
 import type { CacheMode } from '../server/serve-chain.js'
 import { Server } from '../server/server.js'
 import type { OperationContext } from './context.js'
@@ -36,6 +37,7 @@ export interface ServeInput {
   readonly clusterSectors: number | undefined
   readonly listen: ListenChoice
   readonly cache: CacheMode
+  readonly pending: PendingMode
   readonly engine: EngineChoice
   readonly connectionsMax: number | undefined
   readonly maxMapBytes: number | undefined
@@ -64,6 +66,7 @@ export async function serve(input: ServeInput, context: ServeContext): Promise<n
     rawClusterSectors: input.clusterSectors,
     readOnly: input.readOnly,
     cache: input.cache,
+    pending: input.pending,
     maxMapBytes: input.maxMapBytes,
   }))
   checkNames(disks.map(disk => disk.name))

@@ -18,6 +18,7 @@ import { closeTop } from '../image/close.js'
 import { openChain, type ChainInput, type ChainLevel, type OpenedChain } from '../image/open.js'
 import type { Files } from '../io/files.js'
 import type { NativeAddon } from '../io/native.js'
+import { PendingFile, type PendingMode } from './pending-file.js'
 
 export type CacheMode = 'auto' | 'direct' | 'buffered'
 
@@ -29,6 +30,8 @@ export interface ServeChainOptions {
   readonly rawClusterSectors?: number | undefined
   readonly readOnly: boolean
   readonly cache: CacheMode
+  /** default auto */
+  readonly pending?: PendingMode | undefined
   /** refuse disks whose map would need more; default 1 GiB */
   readonly maxMapBytes?: number | undefined
 }
@@ -47,12 +50,19 @@ export class ServedChain {
   readonly spec: ExportSpec
   readonly #chain: OpenedChain
   readonly #addon: NativeAddon
+  readonly #pending: PendingFile
 
-  private constructor(chain: OpenedChain, spec: ExportSpec, addon: NativeAddon) {
+  private constructor(
+    chain: OpenedChain,
+    spec: ExportSpec,
+    addon: NativeAddon,
+    pending: PendingFile,
+  ) {
     this.name = spec.name
     this.spec = spec
     this.#chain = chain
     this.#addon = addon
+    this.#pending = pending
   }
 
   /** Locks, checks and marks; the chain is ready to be served. */
@@ -69,22 +79,26 @@ export class ServedChain {
       ...{ readOnly, rawClusterSectors, newMap, deltaLockTimeoutMs, log },
       ...(options.maxMapBytes === undefined ? {} : { maxMapBytes: options.maxMapBytes }),
     })
+    let pending: PendingFile | undefined
     try {
       const [map] = made
       assert(map !== undefined, 'opening a chain fills its map')
       const levels = chain.levels.map(level => levelSpec(chain, level, options.cache, context))
       const { clusterBytes, sizeBytes, version, maxFileClusters, allocHead } = chain
       const { header, delta } = chain.top
+      pending = await PendingFile.create(options.pending ?? 'auto', chain, context)
       const spec: ExportSpec = {
         ...{ name, description, clusterBytes, sizeBytes, version, readOnly, levels, map },
         ...{ maxFileClusters, allocHead },
         headerBytes: delta.header === undefined ? new Uint8Array(0) : encodeHeader(delta.header),
         firstDataCluster: delta.batClusterCount,
         copyRange: false,
+        pending: pending.spec,
       }
       assert(readOnly || header === undefined || isMarked(spec), 'the top is marked in use')
-      return new ServedChain(chain, spec, context.addon)
+      return new ServedChain(chain, spec, context.addon, pending)
     } catch (error) {
+      pending?.remove()
       await chain.close().catch(() => undefined)
       throw error
     }
@@ -98,7 +112,10 @@ export class ServedChain {
     const chain = this.#chain
     try {
       this.#endDirect()
-      if (chain.readOnly) return
+      if (chain.readOnly) {
+        this.#pending.remove()
+        return
+      }
       if (left.errno !== 0 || left.failed) {
         throw new PloopError(
           'NOT_DURABLE',
@@ -114,6 +131,10 @@ export class ServedChain {
       const firstData = this.spec.firstDataCluster
       const isEmpty = usedEnd <= firstData
       await closeTop(chain.top.delta, { allocHead: Math.max(usedEnd, firstData), isEmpty })
+      this.#pending.remove()
+    } catch (error) {
+      this.#pending.leave()
+      throw error
     } finally {
       await chain.close()
     }
@@ -122,6 +143,7 @@ export class ServedChain {
   /** Ends without touching any file: the image stays as it is. */
   async abandon(): Promise<void> {
     this.#endDirect()
+    this.#pending.leave()
     await this.#chain.close()
   }
 

@@ -5,12 +5,14 @@ import { resolve } from 'node:path'
 import type { EngineChoice } from '../../dataplane/choose-engine.js'
 import { serve, type DiskSource } from '../../ops/serve.js'
 import { inheritedCount, runtimeDirectory, type ListenChoice } from '../../server/listen.js'
+import type { PendingMode } from '../../server/pending-file.js'
 import type { CacheMode } from '../../server/serve-chain.js'
 import { isDescriptorName, UsageError, type CommandInput } from '../command-input.js'
 import type { CommandContext } from '../context.js'
 import { parseCount, parseFormat, parseSizeSectors, parseUuid } from '../parse-values.js'
 
 const cacheModes: readonly string[] = ['auto', 'direct', 'buffered']
+const pendingModes: readonly string[] = ['auto', 'publish', 'none']
 const engines: readonly string[] = ['auto', 'uring', 'threads']
 
 export async function run(input: CommandInput, context: CommandContext): Promise<number> {
@@ -34,6 +36,7 @@ export async function run(input: CommandInput, context: CommandContext): Promise
       clusterSectors: clusterSectors === 0 ? undefined : clusterSectors,
       listen: choice,
       cache: oneOf(input, 'cache', cacheModes) as CacheMode,
+      pending: oneOf(input, 'pending', pendingModes) as PendingMode,
       engine: oneOf(input, 'engine', engines) as EngineChoice,
       connectionsMax: parseLimited(input, 'maxConnections', '--max-connections', 4000),
       maxMapBytes:
