@@ -25,6 +25,7 @@
         'src/signal.cc',
         'src/socket_ops.cc',
         'src/system_error.cc',
+        'src/uring_setup.cc',
         'src/work_pool.cc',
       ],
       'include_dirs': ["<!(node -p \"require('node-addon-api').include_dir\")"],

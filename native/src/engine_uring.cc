@@ -12,8 +12,6 @@
 
 namespace ploop {
 
-UringProbe probeUring() { return {false, "this addon was built without liburing"}; }
-
 std::unique_ptr<EngineCore> makeUringEngine(const EngineOptions &) {
   throw SystemError(ENOSYS, "io_uring_setup");
 }
@@ -32,6 +30,7 @@ std::unique_ptr<EngineCore> makeUringEngine(const EngineOptions &) {
 #include <cstring>
 
 #include "system_error.h"
+#include "uring_setup.h"
 #include "work_pool.h"
 
 namespace ploop {
@@ -44,84 +43,6 @@ constexpr unsigned kFileLimit = 4096;  // file operations in the ring at once
 constexpr unsigned kPerConnection = 5; // receive, send, two polls, cancels answered in between
 constexpr unsigned kRegisteredFiles = 4096;
 constexpr unsigned kHelperThreads = 4;
-
-#ifdef IORING_SETUP_SUBMIT_ALL
-constexpr unsigned kSubmitAll = IORING_SETUP_SUBMIT_ALL;
-#else
-constexpr unsigned kSubmitAll = 0;
-#endif
-#ifdef IORING_SETUP_COOP_TASKRUN
-constexpr unsigned kCooperative = IORING_SETUP_COOP_TASKRUN;
-#else
-constexpr unsigned kCooperative = 0;
-#endif
-#if defined(IORING_SETUP_SINGLE_ISSUER) && defined(IORING_SETUP_DEFER_TASKRUN)
-constexpr unsigned kDeferred = IORING_SETUP_SINGLE_ISSUER | IORING_SETUP_DEFER_TASKRUN;
-#else
-constexpr unsigned kDeferred = 0;
-#endif
-
-struct FlagSet {
-  unsigned flags;
-  const char *words;
-};
-constexpr FlagSet kFlagSets[] = {
-    {kDeferred | kSubmitAll, "single issuer, deferred task work"},
-    {kCooperative | kSubmitAll, "cooperative task work"},
-    {0, "no flags"},
-};
-
-// Tries the flags from the best set to none. Returns the words of the set, or throws.
-const char *setUpRing(io_uring &ring, unsigned entries, unsigned completions) {
-  int result = -EINVAL;
-  for (const FlagSet &set : kFlagSets) {
-    io_uring_params parameters{};
-    parameters.flags = set.flags | IORING_SETUP_CQSIZE;
-    parameters.cq_entries = completions;
-    result = io_uring_queue_init_params(entries, &ring, &parameters);
-    if (result == 0) return set.words;
-    if (result != -EINVAL) break;
-  }
-  throw SystemError(-result, "io_uring_setup");
-}
-
-constexpr struct {
-  int code;
-  const char *name;
-} kNeeded[] = {
-    {IORING_OP_READ, "READ"},     {IORING_OP_WRITE, "WRITE"},         {IORING_OP_FSYNC, "FSYNC"},
-    {IORING_OP_RECV, "RECV"},     {IORING_OP_SENDMSG, "SENDMSG"},     {IORING_OP_ACCEPT, "ACCEPT"},
-    {IORING_OP_POLL_ADD, "POLL"}, {IORING_OP_ASYNC_CANCEL, "CANCEL"},
-};
-
-// The operations that are needed but missing, or "".
-std::string missingOperations(io_uring &ring, bool *fallocate) {
-  io_uring_probe *probe = io_uring_get_probe_ring(&ring);
-  if (probe == nullptr) return "the probe itself";
-  std::string missing;
-  for (const auto &operation : kNeeded)
-    if (!io_uring_opcode_supported(probe, operation.code))
-      missing += (missing.empty() ? "" : ", ") + std::string(operation.name);
-  if (fallocate != nullptr) *fallocate = io_uring_opcode_supported(probe, IORING_OP_FALLOCATE);
-  io_uring_free_probe(probe);
-  return missing;
-}
-
-// Why the kernel refused, with the likely cause.
-std::string refusal(int error) {
-  std::string text = std::string("io_uring_setup: ") + strerror(error);
-  if (error == ENOSYS) return text + " (the kernel has no io_uring)";
-  if (error == ENOMEM) return text + " (likely the limit of locked memory, ulimit -l)";
-  if (error != EPERM && error != EACCES) return text;
-  int disabled = 0;
-  if (FILE *file = std::fopen("/proc/sys/kernel/io_uring_disabled", "re")) {
-    if (std::fscanf(file, "%d", &disabled) != 1) disabled = 0;
-    std::fclose(file);
-  }
-  if (disabled != 0)
-    return text + " (kernel.io_uring_disabled is " + std::to_string(disabled) + ")";
-  return text + " (likely a seccomp filter, as container runtimes set it)";
-}
 
 // What a completion belongs to: in the low bits of user_data, a pointer in the rest.
 enum Kind : uint64_t {
@@ -429,20 +350,6 @@ private:
 };
 
 } // namespace
-
-UringProbe probeUring() {
-  io_uring ring{};
-  const char *flags;
-  try {
-    flags = setUpRing(ring, 8, 16);
-  } catch (const SystemError &error) {
-    return {false, refusal(error.error())};
-  }
-  const std::string missing = missingOperations(ring, nullptr);
-  io_uring_queue_exit(&ring);
-  if (!missing.empty()) return {false, "the kernel's io_uring lacks " + missing};
-  return {true, std::string("io_uring (") + flags + ")"};
-}
 
 std::unique_ptr<EngineCore> makeUringEngine(const EngineOptions &options) {
   return std::make_unique<UringEngine>(options);

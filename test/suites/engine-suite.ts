@@ -6,12 +6,17 @@
 import type { Test } from 'tap'
 import type { EngineKind } from '../../src/io/native.js'
 import { connectionCases } from './engine-connections.js'
+import { endingCases } from './engine-endings.js'
 import { fileCases } from './engine-files.js'
 import { lifeCases } from './engine-life.js'
 
 export function engineSuite(t: Test, kind: EngineKind): void {
   void t.test('connections', t => {
     connectionCases(t, kind)
+    t.end()
+  })
+  void t.test('ends of connections, listeners', t => {
+    endingCases(t, kind)
     t.end()
   })
   void t.test('files', t => {
