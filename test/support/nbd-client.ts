@@ -70,6 +70,10 @@ export class NbdClient {
         resolve()
       })
     })
+    socket.on('end', () => {
+      this.#lose(new ConnectionLost('the server closed the connection'))
+      socket.end()
+    })
     socket.on('error', error => {
       this.#lose(new ConnectionLost(error.message))
     })
@@ -162,17 +166,12 @@ export class NbdClient {
     if (this.#lost === undefined) {
       for (const bytes of this.#connection.disconnect()) this.socket.write(bytes)
     }
-    await this.#gone()
+    await this.closed
   }
 
   /** Ends without a word. */
   async drop(): Promise<void> {
     this.socket.destroy()
-    await this.closed
-  }
-
-  async #gone(): Promise<void> {
-    this.socket.once('end', () => this.socket.end())
     await this.closed
   }
 

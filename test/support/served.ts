@@ -110,6 +110,10 @@ export class Served {
     return `nbd+unix:///${encodeURIComponent(name)}?socket=${this.socket}`
   }
 
+  get isRunning(): boolean {
+    return this.#end === undefined
+  }
+
   signal(name: NodeJS.Signals): void {
     this.#child.kill(name)
   }
