@@ -224,7 +224,7 @@ class Replay {
       await this.#write(plan, chosen, pages)
       await this.#top.handle.sync()
     } catch (cause) {
-      if (cause instanceof PloopError && cause.operation === 'fdatasync') {
+      if (cause instanceof PloopError && cause.status === 'sync') {
         throw new DataInDoubt(cause.message, { cause })
       }
       throw cause

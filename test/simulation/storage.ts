@@ -162,6 +162,20 @@ export class Storage {
     inFlight?: Omit<Operation, 'done'>,
   ): void {
     if (inFlight !== undefined) this.put({ ...inFlight, done: () => undefined })
+    this.#abandonFlights(random)
+    this.directory.cutPower(random)
+    for (const file of this.directory.files()) file.cutPower(policy, random)
+  }
+
+  /** The process dies, the machine lives: what has landed stays, nobody hears of the rest. */
+  killProcess(random: Random = this.random): void {
+    const flights = this.#flights
+    this.#abandonFlights(random)
+    // a later barrier takes in what has landed
+    for (const flight of flights) flight.reportedAt = ++this.clock
+  }
+
+  #abandonFlights(random: Random): void {
     for (const flight of random.shuffle(this.#flights.slice())) {
       if (flight.hasEnded()) continue
       if (flight.operation.kind === 'read') continue
@@ -170,8 +184,6 @@ export class Storage {
       if (!flight.hasEnded() && random.chance(0.5)) this.#land(flight, random)
     }
     this.#flights = []
-    this.directory.cutPower(random)
-    for (const file of this.directory.files()) file.cutPower(policy, random)
   }
 
   /** A copy to try a power cut on; callbacks are lost, the original goes on undisturbed. */

@@ -8,6 +8,7 @@
  */
 import { NONE, pieceBytes } from '../../src/disk/host.js'
 import { Disk, type DiskLevel } from '../../src/disk/disk.js'
+import type { PendingMirror } from '../../src/disk/pending-mirror.js'
 import { diskCommand, DiskRequest } from '../../src/disk/request.js'
 import { SimChain, type OpenChain } from './chain.js'
 import { Mismatch, Model, type Change } from './model.js'
@@ -52,6 +53,8 @@ export class Session {
   #nowMs = 1000
   #readersInFlight = 0
   flushFailed = false
+  /** of the next disk that is opened */
+  pending: PendingMirror | undefined
 
   constructor(readonly plan: Plan) {
     this.random = new Random(plan.seed)
@@ -117,6 +120,7 @@ export class Session {
       allocHead: wholeClusters,
       maxFileClusters: wholeClusters + plan.clusterCount * 64,
       copyRange: plan.copyRange,
+      pending: this.pending,
     })
     this.host.disk = this.disk
   }
@@ -160,6 +164,18 @@ export class Session {
   losePower(): void {
     this.trace?.('power cut')
     this.storage.cutPower()
+    this.restart()
+  }
+
+  /** The process dies: whatever was answered must be there when somebody has put it back. */
+  die(): void {
+    this.trace?.('the process dies')
+    this.storage.killProcess()
+    this.model.flushed(this.model.now())
+  }
+
+  /** What is on the storage is judged, opened and becomes the new beginning. */
+  restart(): void {
     this.#judge(this.storage, (offset, bytes) => {
       this.model.checkSurvivors(offset, bytes)
       this.model.restart(offset, bytes)
