@@ -166,10 +166,17 @@ const plans = (count: number) =>
     .map(randomPlan)
     .filter(plan => !(plan.rawBase && plan.levelCount === 1))
 
+/** Clusters are mapped and released again within one round. */
+const churn = (count: number) =>
+  seeds(count).map(seed => ({
+    ...{ ...basicPlan, seed, levelCount: 1, isChurn: true },
+    ...{ clusterCount: 8, hotClusters: 3, queueDepth: 16 },
+  }))
+
 t.test('what was answered outlives the process', async t => {
   const place = newPlace(t)
   let [deaths, putBackCount] = [0, 0]
-  for (const plan of plans(250)) {
+  for (const plan of [...plans(200), ...churn(200)]) {
     await named(plan, async () => {
       const mortal = new MortalSession(plan, place)
       const { session } = mortal
