@@ -140,7 +140,9 @@ EngineCore::RunEnd EngineCore::run(uint32_t sliceMs, const BatchCallback &batch)
     stop = signal_->takeWake();
     const int64_t time = now();
     const int64_t until = std::min(deadline, nextTimer());
-    poll(stop || callDue() ? 0 : std::max<int64_t>(0, until - time));
+    const bool due = stop || callDue() || !inlineEnded_.empty();
+    poll(due ? 0 : std::max<int64_t>(0, until - time));
+    reportInline();
     runTimers();
     if (callDue() && fillTables()) {
       ++stats_.batches;
@@ -221,7 +223,8 @@ void EngineCore::close() {
     if (c.open) beginClose(c, true);
   settle();
   while (inFlight()) {
-    poll(1000 * kMillisecond);
+    poll(inlineEnded_.empty() ? 1000 * kMillisecond : 0);
+    reportInline();
     settle();
   }
   shutDown();
