@@ -5,75 +5,18 @@
  * What was answered must be there after the pending log was put back, however often that dies, too.
  * The storage is simulated; the log is a file in a folder of the test, as it outlives both.
  */
-import { chmodSync, existsSync, mkdirSync, writeFileSync } from 'node:fs'
-import { join } from 'node:path'
-import t, { type Test } from 'tap'
+import { existsSync, writeFileSync } from 'node:fs'
+import t from 'tap'
 import { DeltaFile } from '../../src/delta/delta-file.js'
 import { publishAlways } from '../../src/disk/pending-mirror.js'
 import { encodePendingHeader, pendingLogBytes } from '../../src/format/pending-log.js'
 import { PendingLogWriter } from '../../src/format/pending-log-writer.js'
 import { recoverPending, type PendingOutcome } from '../../src/image/recover-pending.js'
-import type { FileHandle, Files } from '../../src/io/files.js'
-import { nodeFiles } from '../../src/io/node-files.js'
 import { pendingPath, type PendingPlace } from '../../src/io/pending-place.js'
+import { bootId, Killed, MixedFiles, newPlace } from '../support/mixed-files.js'
 import { basicPlan, randomPlan, seeds, type Plan } from './plans.js'
 import { SimFiles } from './sim-files.js'
 import { Session } from './workload.js'
-
-const bootId = Uint8Array.from({ length: 16 }, (_, index) => index)
-
-class Killed extends Error {}
-
-/** Images on the simulated storage, the log in a real folder; dies before its n-th change. */
-class MixedFiles implements Files {
-  changesLeft = Infinity
-
-  constructor(
-    readonly sim: SimFiles,
-    readonly folder: string,
-  ) {}
-
-  #of(path: string): Files {
-    return path.startsWith(this.folder) ? nodeFiles : this.sim
-  }
-
-  #spend(): void {
-    if (this.changesLeft-- <= 0) throw new Killed()
-  }
-
-  async open(path: string, mode: 'read' | 'read-write' | 'create'): Promise<FileHandle> {
-    const handle = await this.#of(path).open(path, mode)
-    const spending = (name: 'write' | 'sync' | 'truncate'): void => {
-      const plain = handle[name].bind(handle) as (...values: unknown[]) => Promise<void>
-      Object.assign(handle, {
-        [name]: async (...values: unknown[]) => {
-          this.#spend()
-          await plain(...values)
-        },
-      })
-    }
-    for (const name of ['write', 'sync', 'truncate'] as const) spending(name)
-    return handle
-  }
-
-  async unlink(path: string): Promise<void> {
-    this.#spend()
-    await this.#of(path).unlink(path)
-  }
-
-  stat = (path: string) => this.#of(path).stat(path)
-  realPath = (path: string) => this.#of(path).realPath(path)
-  rename = (from: string, to: string) => this.#of(from).rename(from, to)
-  syncDirectory = (path: string) => this.#of(path).syncDirectory(path)
-  list = (path: string) => this.#of(path).list(path)
-}
-
-function newPlace(t: Test): PendingPlace {
-  const directory = join(t.testdir({}), 'pending')
-  mkdirSync(directory, { mode: 0o700 })
-  chmodSync(directory, 0o700)
-  return { directory, bootId }
-}
 
 /** A session whose disk keeps its pending mappings, and the ways to die and to come back. */
 class MortalSession {
