@@ -66,7 +66,7 @@ export class PendingFile {
       return PendingFile.#make(chain, await handle.stat(), place, context.addon)
     } catch (error) {
       context.log.warn(
-        `if this process is killed, the last second of writes may be lost: ${reasonOf(error)}; ` +
+        `if this process is killed, the last seconds of writes may be lost: ${reasonOf(error)}; ` +
           'flushed writes are safe, and with --pending publish all are',
         { path },
       )
