@@ -64,9 +64,7 @@ export class BatPages {
     }
     const core = this.#core
     const end = Math.min(pages.length, first + groupPages)
-    for (let at = first; at < end; at++) {
-      this.#compose(pages[at] ?? 0, collecting, buffer + (at - first) * pageBytes)
-    }
+    this.#composeGroup(pages.slice(first, end), collecting, buffer)
     let pendingCount = 1
     let failure = 0
     const partEnded = (code: number): void => {
@@ -110,21 +108,38 @@ export class BatPages {
     )
   }
 
-  #compose(page: number, collecting: ReadonlyMap<number, number>, buffer: number): void {
+  /** Composes pages behind each other, then puts back what the disk must go on holding. */
+  #composeGroup(
+    pages: readonly number[],
+    collecting: ReadonlyMap<number, number>,
+    buffer: number,
+  ): void {
+    const placeOf = new Map<number, number>()
+    for (const [at, page] of pages.entries()) {
+      this.#compose(page, buffer + at * pageBytes)
+      placeOf.set(page, buffer + at * pageBytes)
+    }
+    for (const [clusterIndex, fileCluster] of collecting) {
+      const slot = clusterIndex + headerEntries
+      const place = placeOf.get(Math.floor(slot / pageEntries))
+      if (place === undefined) continue
+      this.#view.setUint32(place + (slot % pageEntries) * 4, fileCluster * this.#entryUnit, true)
+    }
+  }
+
+  /** A page as the map has it now. */
+  #compose(page: number, buffer: number): void {
     const { map, topMark, memory, options } = this.#core
     const view = this.#view
     const unit = this.#entryUnit
+    const { levels, clusters } = map
     const firstCluster = page * pageEntries - headerEntries
-    const clusterCount = map.levels.length
-    for (let entry = 0; entry < pageEntries; entry++) {
+    const end = Math.min(pageEntries, levels.length - firstCluster)
+    memory.fill(0, buffer, buffer + pageBytes)
+    for (let entry = Math.max(0, -firstCluster); entry < end; entry++) {
       const clusterIndex = firstCluster + entry
-      let fileCluster = 0
-      if (clusterIndex >= 0 && clusterIndex < clusterCount) {
-        const held = collecting.size === 0 ? undefined : collecting.get(clusterIndex)
-        if (held !== undefined) fileCluster = held
-        else if (map.levels[clusterIndex] === topMark) fileCluster = map.clusters[clusterIndex] ?? 0
-      }
-      view.setUint32(buffer + entry * 4, fileCluster * unit, true)
+      if (levels[clusterIndex] !== topMark) continue
+      view.setUint32(buffer + entry * 4, (clusters[clusterIndex] ?? 0) * unit, true)
     }
     if (page === 0) memory.set(options.headerBytes, buffer)
   }

@@ -24,8 +24,11 @@ import { BatPages } from './bat-pages.js'
 import type { PendingMirror } from './pending-mirror.js'
 import type { DiskRequest } from './request.js'
 
-/** A change waits at most that long for its place on disk, … */
-const patienceMs = 1000
+/**
+ * A change waits at most that long for its place on disk (each barrier takes the disk away from the
+ * clients for a while), …
+ */
+const patienceMs = 5000
 /** … and this many of them do not wait at all. */
 const pendingMax = 65536
 

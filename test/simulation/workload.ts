@@ -141,7 +141,7 @@ export class Session {
   step(mayStart: boolean): void {
     const { random, host, disk } = this
     const roll = random.below(100)
-    if (roll < 2) this.#tick(random.between(1, 700))
+    if (roll < 2) this.#tick(random.between(1, 3500))
     else if (roll < 4 && mayStart) host.stirBuffers()
     else if (roll < 10 && host.feedStarved()) this.#takeReplies()
     else if (roll < 14 && disk.hasWork) this.#inDisk(() => disk.work())
