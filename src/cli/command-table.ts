@@ -327,7 +327,7 @@ const serve: CommandRow = {
       key: 'pending',
       long: 'pending',
       value: 'HOW',
-      text: 'writes that were not flushed outlive a killed server: by shared memory (auto), by publishing them first (publish, slow), or not (none)',
+      text: 'how answered writes outlive a killed server: shared memory (auto), published first (publish), not (none)',
     },
     { key: 'engine', long: 'engine', value: 'ENGINE', text: 'default: auto, uring where possible' },
     {
