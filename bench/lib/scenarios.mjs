@@ -116,7 +116,7 @@ export const scenarios = [
     image: 'full',
     load: { rw: 'randread', bs: 64 * kib, qd: 16 },
     page: [vs('qemu', 1.4), engines],
-    direct: [vs('qemu', 1.5), engines],
+    direct: [vs('qemu', 1.5), vs('raw'), engines],
   },
   {
     name: 'read-1m-qd8',
