@@ -92,7 +92,7 @@ export class ServedChain {
         ...{ maxFileClusters, allocHead },
         headerBytes: delta.header === undefined ? new Uint8Array(0) : encodeHeader(delta.header),
         firstDataCluster: delta.batClusterCount,
-        copyRange: false,
+        copyRange: copiesInKernel(chain, levels, context.addon),
         pending: pending.spec,
       }
       assert(readOnly || header === undefined || isMarked(spec), 'the top is marked in use')
@@ -152,6 +152,24 @@ export class ServedChain {
       if (level.direct) this.#addon.setDirect(level.fd, false)
     }
   }
+}
+
+/** statfs f_type of file systems that share extents between files: XFS, btrfs. */
+const reflinkTypes: readonly number[] = [0x58465342, 0x9123683e]
+
+/**
+ * Whether copy-on-write lets the kernel copy clusters. Where extents are shared that costs next to
+ * nothing; elsewhere it is cheaper through the page cache, and dearer past it than our own reads
+ * and writes. See docs/performance.md.
+ */
+function copiesInKernel(
+  chain: OpenedChain,
+  levels: readonly LevelSpec[],
+  addon: NativeAddon,
+): boolean {
+  const top = levels.at(-1)
+  if (chain.readOnly || top === undefined || levels.length === 1) return false
+  return !top.direct || reflinkTypes.includes(addon.fileSystemType(top.fd))
 }
 
 function isMarked(spec: ExportSpec): boolean {
