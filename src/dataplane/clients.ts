@@ -291,7 +291,8 @@ export class Clients {
   }
 
   #retryEntries(): void {
-    for (const connection of this.#waiting) {
+    // A copy: who has to wait on is added again, and must not be met again in this round.
+    for (const connection of [...this.#waiting]) {
       const { handshake } = connection
       this.#waiting.delete(connection)
       if (connection.phase !== 'negotiation' || handshake === undefined) continue
