@@ -40,6 +40,8 @@ export interface ClientTools {
 
 /** Still negotiating: at most that many; the oldest makes room for a new one. */
 const negotiatingMax = 64
+/** So long a new client waits for one that has ended to take its replies; a handshake lasts 10 s. */
+const entryPatienceMs = 4000
 
 export class Clients {
   readonly #engine: NativeEngine
@@ -178,15 +180,29 @@ export class Clients {
         return peers
       },
       hasUnreadGone: served => {
+        let isGone = false
         for (const id of served.connections) {
           const other = this.find(id)
-          if (other !== undefined && !other.hasEnded && this.#engine.peerHungUp(id)) return true
-          if (other?.hasEnded === true && other.phase === 'transmission') return true
+          if (other !== undefined && this.#isUnreadGone(other)) isGone = true
         }
-        return false
+        return isGone
       },
     }
   })()
+
+  /** Its peer has ended, and requests of it may still be unread: newer clients wait for them. */
+  #isUnreadGone(connection: Connection): boolean {
+    const isGone = connection.hasEnded
+      ? connection.phase === 'transmission'
+      : this.#engine.peerHungUp(connection.id)
+    if (!isGone) return false
+    const nowMs = performance.now()
+    connection.delaysSinceMs ??= nowMs
+    if (nowMs - connection.delaysSinceMs > entryPatienceMs) {
+      this.hangUp(connection, 'it has ended, takes no replies, and others wait for it')
+    }
+    return true
+  }
 
   accepted(id: number): void {
     const peer = this.#peerOf(id)

@@ -67,6 +67,8 @@ export class Connection {
 
   /** the peer will send nothing more */
   hasEnded = false
+  /** since when it has kept new clients waiting, though its peer has ended */
+  delaysSinceMs: number | undefined = undefined
   /** complete requests wait in the receive buffer for memory */
   isStalled = false
   /** nothing can be sent any more */
