@@ -5,6 +5,7 @@ import { once } from 'node:events'
 import fs from 'node:fs'
 import net from 'node:net'
 import path from 'node:path'
+import { createInterface } from 'node:readline'
 import t, { type Test } from 'tap'
 import { isNativeError, loadAddon } from '../../src/io/native.js'
 import { addonPath } from '../suites/addon-path.js'
@@ -261,11 +262,12 @@ t.test('the service manager', async t => {
     ].join('\n')
     for (const name of [`${directory}/notify`, `@ploop-nbd-test-${String(process.pid)}`]) {
       const manager = spawn('/usr/bin/python3', ['-c', script, name])
-      await once(manager.stdout, 'data')
-      addon.notify(name, 'READY=1\nSTATUS=fine')
-      const [text] = (await once(manager.stdout, 'data')) as [Buffer]
-      t.equal(text.toString().trim(), 'READY=1\nSTATUS=fine')
-      await once(manager, 'exit')
+      const lines: string[] = []
+      for await (const line of createInterface(manager.stdout)) {
+        lines.push(line)
+        if (line === 'ready') addon.notify(name, 'READY=1\nSTATUS=fine')
+      }
+      t.same(lines, ['ready', 'READY=1', 'STATUS=fine'])
     }
   })
 
