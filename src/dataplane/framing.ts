@@ -143,7 +143,7 @@ export class Framing {
       if (view.getUint32(at + 4) === 0) {
         const high = view.getUint32(at + 16)
         const length = view.getUint32(requestBytes === 32 ? at + 28 : at + 24)
-        if (high < 0x200000 && length - 1 < pieceBytes) {
+        if (high < 0x200000 && length > 0 && length <= pieceBytes) {
           const offset = high * 4294967296 + view.getUint32(at + 20)
           const index = Math.floor(offset * inverseClusterBytes)
           const inside = offset - index * clusterBytes

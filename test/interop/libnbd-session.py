@@ -205,6 +205,10 @@ def zero_length(uri, _):
     ):
         expect(refusal(action) in (None, errno.EINVAL), True)
     expect(h.pread(512, 0), bytearray(512))
+    h.pwrite(b"0" * 512, 5 * MIB)
+    expect(refusal(lambda: h.pread(0, 5 * MIB + 7)) in (None, errno.EINVAL), True)
+    expect(h.pread(512, 5 * MIB), bytearray(b"0" * 512))
+    h.zero(MIB, 5 * MIB)
     h.shutdown()
 
 
