@@ -241,6 +241,16 @@ function fileStat(stat: BigStat): FileStat {
   }
 }
 
+/** Opening a pipe for reading waits for a writer, and nothing ends that wait. */
+async function refusePipe(path: string): Promise<void> {
+  if (!(await fs.stat(path)).isFIFO()) return
+  throw new PloopError('IO_PIPE', 'cannot open the file: it is a pipe', {
+    status: 'open',
+    path,
+    operation: 'open',
+  })
+}
+
 /** @param addon undefined: the programs of util-linux do its part, slower */
 export function createNodeFiles(addon: FileAddon | undefined): Files {
   return {
@@ -249,7 +259,10 @@ export function createNodeFiles(addon: FileAddon | undefined): Files {
         mode === 'create'
           ? { operation: 'open', status: 'create', words: 'create the file', path }
           : { operation: 'open', status: 'open', words: 'open the file', path }
-      const file = await wrap(failure, () => fs.open(path, openFlags[mode], permissions))
+      const file = await wrap(failure, async () => {
+        if (mode === 'read') await refusePipe(path)
+        return fs.open(path, openFlags[mode], permissions)
+      })
       return new NodeFile(path, file, addon)
     },
     stat: path =>

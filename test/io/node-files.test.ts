@@ -52,6 +52,12 @@ async function suite(t: Test, files: Files): Promise<void> {
     t.equal(failure.message, 'cannot create the file: the file exists already')
   })
 
+  t.test('a pipe is refused at once instead of being waited on', async t => {
+    const path = join(t.testdir(), 'pipe')
+    t.equal(spawnSync('mkfifo', [path]).status, 0)
+    t.match(await failureOf(files.open(path, 'read')), { code: 'IO_PIPE', exitStatus: 4, path })
+  })
+
   t.test('failures carry path, errno and the exit status of the system call', async t => {
     const dir = t.testdir({ f: '' })
     const missing = join(dir, 'no', 'such')
