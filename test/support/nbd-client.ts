@@ -83,12 +83,16 @@ export class NbdClient {
     if (rest.length > 0) this.#received(rest)
   }
 
+  /** @param address a socket path, or a TCP address */
   static async connect(
-    socketPath: string,
+    address: string | net.TcpNetConnectOpts,
     exportName = '',
     goal: Partial<ClientGoal> = {},
   ): Promise<NbdClient> {
-    const socket = net.connect({ path: socketPath, allowHalfOpen: true })
+    const socket = net.connect({
+      ...(typeof address === 'string' ? { path: address } : address),
+      allowHalfOpen: true,
+    })
     const handshake = new ClientHandshake({ exportName, use: 'go', ...goal })
     let bytes: Uint8Array = new Uint8Array(0)
     return await new Promise<NbdClient>((resolve, reject) => {
@@ -103,7 +107,7 @@ export class NbdClient {
           if (step.output.length > 0) socket.write(step.output)
           if (step.done === undefined && step.consumed > 0) continue
           if (step.done === undefined) return
-          socket.off('data', onData).off('close', onEnd).off('error', reject)
+          socket.off('data', onData).off('end', onEnd).off('close', onEnd).off('error', reject)
           if (step.done.kind === 'ready') resolve(new NbdClient(socket, step.done.session, bytes))
           else {
             socket.destroy()
@@ -112,7 +116,7 @@ export class NbdClient {
           return
         }
       }
-      socket.on('data', onData).on('close', onEnd).on('error', reject)
+      socket.on('data', onData).on('end', onEnd).on('close', onEnd).on('error', reject)
     })
   }
 

@@ -19,6 +19,8 @@ export interface ServeTestOptions {
   readonly env?: Readonly<Record<string, string>>
   /** use this socket; default: one in a folder of its own */
   readonly socket?: string
+  /** listen on a TCP port of the kernel's choice instead */
+  readonly tcp?: boolean
   /** default one minute */
   readonly readyMs?: number
 }
@@ -67,15 +69,12 @@ export class Served {
     options: ServeTestOptions = {},
   ): Promise<Served> {
     const socket = options.socket ?? join(socketFolder(t), 's')
-    const child = spawn(
-      process.execPath,
-      [ploopNbdPath, 'serve', '--socket', socket, ...serveArguments],
-      {
-        cwd: options.cwd ?? checkout,
-        env: { ...process.env, ...options.env },
-        stdio: ['ignore', 'pipe', 'pipe'],
-      },
-    )
+    const listen = options.tcp === true ? ['--port', '0'] : ['--socket', socket]
+    const child = spawn(process.execPath, [ploopNbdPath, 'serve', ...listen, ...serveArguments], {
+      cwd: options.cwd ?? checkout,
+      env: { ...process.env, ...options.env },
+      stdio: ['ignore', 'pipe', 'pipe'],
+    })
     let heard = (): void => undefined
     const served = new Served(child, socket, () => {
       heard()
@@ -105,6 +104,12 @@ export class Served {
     return this.stdout.split('\n')[0] ?? ''
   }
 
+  /** of a server that listens on TCP */
+  get tcpAddress(): { readonly host: string; readonly port: number } {
+    const { hostname: host, port } = new URL(this.uri.replace(/^nbd:/, 'http:'))
+    return { host, port: Number(port) }
+  }
+
   /** The URI of one of several exports. */
   uriOf(name: string): string {
     return `nbd+unix:///${encodeURIComponent(name)}?socket=${this.socket}`
@@ -132,9 +137,9 @@ export class Served {
     await this.ended
   }
 
-  /** Resident memory in bytes. */
-  memoryBytes(): number {
+  /** The most memory that was ever resident, in bytes. */
+  peakMemoryBytes(): number {
     const status = readFileSync(`/proc/${this.pid}/status`, 'latin1')
-    return Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)?.[1] ?? NaN) * 1024
+    return Number(/^VmHWM:\s+(\d+) kB$/m.exec(status)?.[1] ?? NaN) * 1024
   }
 }
