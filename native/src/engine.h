@@ -24,7 +24,6 @@
 #include <vector>
 
 #include "arena.h"
-#include "inline_policy.h"
 #include "operation.h"
 #include "owned_fd.h"
 #include "signal.h"
@@ -263,8 +262,6 @@ private:
   bool goesOn(Operation &operation, int64_t &result);
 
   // calls
-  bool doInline(Operation &operation);
-  void reportInline();
   bool callDue();
   bool fillTables();
   void applyAnswers();
@@ -296,14 +293,6 @@ private:
   SendItem *freeSends_ = nullptr;
   std::vector<std::unique_ptr<SendBatch>> freeBatches_;
   uint64_t operationsInFlight_ = 0;
-  // done by the loop itself, to be reported by it
-  struct InlineEnd {
-    Operation *operation;
-    int64_t result;
-  };
-  std::vector<InlineEnd> inlineEnded_, inlineScratch_;
-  InlinePolicy inlinePolicy_;
-  bool didSolo_ = false; // since the last poll, an operation that was alone
   bool released_ = false; // slots or headers were returned since the last call
   bool inBatch_ = false;
   bool closed_ = false;

@@ -140,9 +140,7 @@ EngineCore::RunEnd EngineCore::run(uint32_t sliceMs, const BatchCallback &batch)
     stop = signal_->takeWake();
     const int64_t time = now();
     const int64_t until = std::min(deadline, nextTimer());
-    const bool due = stop || callDue() || !inlineEnded_.empty();
-    poll(due ? 0 : std::max<int64_t>(0, until - time));
-    reportInline();
+    poll(stop || callDue() ? 0 : std::max<int64_t>(0, until - time));
     runTimers();
     if (callDue() && fillTables()) {
       ++stats_.batches;
@@ -223,8 +221,7 @@ void EngineCore::close() {
     if (c.open) beginClose(c, true);
   settle();
   while (inFlight()) {
-    poll(inlineEnded_.empty() ? 1000 * kMillisecond : 0);
-    reportInline();
+    poll(1000 * kMillisecond);
     settle();
   }
   shutDown();

@@ -154,31 +154,7 @@ void EngineCore::beginOperation(const Operation &prepared) {
   ++arena_->control(kControlEpochInFlight + o->parity);
   ++operationsInFlight_;
   ++stats_.operations;
-  if (!doInline(*o)) startFile(*o);
-}
-
-// Does a quick operation at once; its end is reported by the loop. False: somebody else has to.
-bool EngineCore::doInline(Operation &o) {
-  const bool direct = files_[o.file].direct;
-  const int64_t start = now();
-  if (!inlinePolicy_.allows(o, direct, operationsInFlight_ == 1, start)) {
-    inlinePolicy_.handedOver(o);
-    return false;
-  }
-  const int64_t result = performOperation(o);
-  const int64_t end = now();
-  inlinePolicy_.took(o, direct, end, end - start);
-  if (o.op == Op::Sync || direct) didSolo_ = true;
-  inlineEnded_.push_back({&o, result});
-  return true;
-}
-
-void EngineCore::reportInline() {
-  if (didSolo_ && !ready_.empty()) inlinePolicy_.wasNotAlone();
-  didSolo_ = false;
-  inlineScratch_.swap(inlineEnded_);
-  for (const InlineEnd &e : inlineScratch_) fileEnded(*e.operation, e.result);
-  inlineScratch_.clear();
+  startFile(*o);
 }
 
 // --- ends of file operations -----------------------------------------------------------------
