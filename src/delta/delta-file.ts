@@ -162,6 +162,12 @@ export class DeltaFile {
     if (wholeBytes < this.#fileSizeBytes) await this.truncate(wholeBytes)
   }
 
+  /** A raw file that ends inside a sector gets the rest of it: the disk has it, so it is written. */
+  async fillLastSector(): Promise<void> {
+    assert(this.isRaw, 'only a raw file may end inside a sector')
+    if (this.sizeBytes > this.#fileSizeBytes) await this.truncate(this.sizeBytes)
+  }
+
   /**
    * Sets the in-use mark and waits until it is durable. A format extension would be stale from now
    * on, so its offset goes in the same write.

@@ -358,6 +358,7 @@ class ChainOpener {
   async #startWriting(scan: LevelScan | undefined, extension: readonly number[]): Promise<void> {
     const top = this.#top
     const { header } = top
+    if (header === undefined) await top.fillLastSector()
     if (header === undefined || scan === undefined) return
     if (header.inUse !== inUseMark || header.extensionOffsetSectors !== 0) await top.markInUse()
     await top.dropPartialCluster()

@@ -222,6 +222,20 @@ t.test('a raw base', async t => {
   await alone.close()
 })
 
+t.test('a raw top that ends inside a sector gets the rest of it, only to be written', async t => {
+  const sizeBytes = 4 * clusterBytes - 505
+  const files = await newDisk([buildRaw(clusterBytes, sizeBytes, owned(0, 3))])
+  const input = { kind: 'deltas', paths: ['/d/0'], rawClusterSectors: 64 } as const
+  const seen = await openChain(files, input, ro)
+  t.equal((await files.stat('/d/0'))?.sizeBytes, sizeBytes)
+  await seen.close()
+  const written = await openChain(files, input, rw)
+  t.equal(written.sizeBytes, 4 * clusterBytes)
+  t.equal((await files.stat('/d/0'))?.sizeBytes, 4 * clusterBytes)
+  t.equal(written.top.delta.fileSizeBytes, 4 * clusterBytes)
+  await written.close()
+})
+
 t.test('an open that fails at any point leaves no lock behind', async t => {
   for (let event = 1; ; event++) {
     const files = await newDisk([delta(8, [0], { inUse: inUseMark }), delta(8, [1])])
