@@ -367,6 +367,7 @@ const serve: CommandRow = {
     [0, 'stopped on request, everything durable'],
     [1, 'cannot listen'],
     [4, 'an image cannot be opened'],
+    [6, 'an image cannot be read, or is too short'],
     [7, 'writing failed: the image stays marked in use'],
     [11, 'an image is damaged'],
     exitLocked,
