@@ -73,7 +73,7 @@ export async function serve(input: ServeInput, context: ServeContext): Promise<n
   const { connectionsMax } = input
   const server = await Server.start(
     { disks, listen: input.listen, engine: input.engine, connectionsMax },
-    { files, addon, log },
+    { files, addon, log, signal },
   )
   const stopRequested = aborted(signal)
   notify(addon, input.notifySocket, `READY=1\nSTATUS=serving ${disks.length} disk(s)`)

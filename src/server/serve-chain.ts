@@ -40,6 +40,8 @@ export interface ServeChainContext {
   readonly files: Files
   readonly addon: NativeAddon
   readonly log: Logger
+  /** ends opening: waiting for a lock, checking */
+  readonly signal?: AbortSignal | undefined
 }
 
 /** A dying server's last operations may take a moment; its lock is waited for that long. */
@@ -67,7 +69,7 @@ export class ServedChain {
 
   /** Locks, checks and marks; the chain is ready to be served. */
   static async open(options: ServeChainOptions, context: ServeChainContext): Promise<ServedChain> {
-    const { files, log } = context
+    const { files, log, signal } = context
     const { input, name, description, readOnly, rawClusterSectors } = options
     const made: DiskMap[] = []
     const newMap = (clusterCount: number): DiskMap => {
@@ -76,7 +78,7 @@ export class ServedChain {
       return map
     }
     const chain = await openChain(files, input, {
-      ...{ readOnly, rawClusterSectors, newMap, deltaLockTimeoutMs, log },
+      ...{ readOnly, rawClusterSectors, newMap, deltaLockTimeoutMs, log, signal },
       ...(options.maxMapBytes === undefined ? {} : { maxMapBytes: options.maxMapBytes }),
     })
     let pending: PendingFile | undefined

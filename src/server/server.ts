@@ -27,6 +27,8 @@ export interface ServerContext {
   readonly files: Files
   readonly addon: NativeAddon
   readonly log: Logger
+  /** ends starting */
+  readonly signal?: AbortSignal | undefined
 }
 
 /** In-flight requests get that long to end after the first request to stop. */
