@@ -3,15 +3,13 @@
  * Peers on raw sockets that do what no decent client does, while decent ones work on.
  * TEST_SEED=N repeats the random bytes, FUZZ_MS the time they get.
  */
-import { createConnection, type Socket, type TcpNetConnectOpts } from 'node:net'
+import type { TcpNetConnectOpts } from 'node:net'
 import { join } from 'node:path'
 import t, { type Test } from 'tap'
 import {
-  ClientHandshake,
   NbdClientConnection,
   NBD_CMD_READ,
   NBD_CMD_WRITE,
-  type ClientGoal,
   type ClientReply,
   type ClientSession,
 } from 'nbd-server-protocol'
@@ -20,6 +18,7 @@ import { readChainContent, writeChain } from '../support/chain-files.js'
 import { DiskModel, firstDifference } from '../support/disk-model.js'
 import { NbdClient } from '../support/nbd-client.js'
 import { ploopNbd } from '../support/programs.js'
+import { RawPeer, request } from '../support/raw-peer.js'
 import { Served } from '../support/served.js'
 import { imageFolder } from '../support/temp-dir.js'
 
@@ -31,71 +30,6 @@ const clusterCount = 160
 const seed = Number(process.env['TEST_SEED'] ?? Date.now() % 1_000_000)
 const fuzzMs = Number(process.env['FUZZ_MS'] ?? 2000)
 t.comment(`TEST_SEED=${seed}`)
-
-/** A socket on which the server's bytes are kept until somebody asks. */
-class RawPeer {
-  readonly socket: Socket
-  readonly closed: Promise<void>
-  #bytes: Buffer = Buffer.alloc(0)
-  #heard: (() => void) | undefined
-  #isGone = false
-
-  constructor(address: string | TcpNetConnectOpts) {
-    const where = typeof address === 'string' ? { path: address } : address
-    this.socket = createConnection({ ...where, allowHalfOpen: true })
-    this.socket.on('error', () => undefined)
-    this.socket.on('data', more => {
-      this.#bytes = Buffer.concat([this.#bytes, more])
-      this.#heard?.()
-    })
-    this.closed = new Promise(resolve => {
-      const gone = (): void => {
-        this.#isGone = true
-        resolve()
-        this.#heard?.()
-      }
-      this.socket.once('end', gone).once('close', gone)
-    })
-  }
-
-  /** Everything that has come and was not taken. @param count wait for that many */
-  async take(count = 1): Promise<Buffer> {
-    while (this.#bytes.length < count && !this.#isGone) {
-      await new Promise<void>(resolve => {
-        this.#heard = resolve
-      })
-    }
-    const bytes = this.#bytes
-    this.#bytes = Buffer.alloc(0)
-    return bytes
-  }
-
-  send(bytes: Uint8Array): Promise<void> {
-    return new Promise(resolve => {
-      this.socket.write(bytes, () => {
-        resolve()
-      })
-    })
-  }
-
-  /** Negotiates; then the socket is in transmission. */
-  async enter(goal: Partial<ClientGoal> = {}): Promise<ClientSession> {
-    const handshake = new ClientHandshake({ exportName: '', use: 'go', ...goal })
-    let bytes = Buffer.alloc(0)
-    for (;;) {
-      const step = handshake.receive(bytes)
-      bytes = Buffer.from(bytes.subarray(step.consumed))
-      if (step.output.length > 0) void this.send(step.output)
-      if (step.done?.kind === 'ready') return step.done.session
-      if (step.done !== undefined) throw new Error(`negotiation: ${JSON.stringify(step.done)}`)
-      if (step.consumed === 0) bytes = Buffer.concat([bytes, await this.take()])
-    }
-  }
-
-  destroy(): void {
-    this.socket.destroy()
-  }
-}
 
 /** A server, and a decent client that keeps changing and checking the disk meanwhile. */
 class Scene {
@@ -159,27 +93,6 @@ class Scene {
     await this.served.stop()
     t.notMatch(this.served.stderr, /bug in ploop-nbd|\n {4}at /, 'no stack trace')
   }
-}
-
-interface RequestWords {
-  readonly isExtended?: boolean
-  readonly flags?: number
-  readonly cookie?: number
-  readonly offsetBytes?: number
-  readonly lengthBytes?: number
-}
-
-/** One header, whatever it says. */
-function request(command: number, words: RequestWords): Buffer {
-  const { isExtended = false, flags = 0, cookie = 0, offsetBytes = 0, lengthBytes = 0 } = words
-  const head = Buffer.alloc(isExtended ? 32 : 28)
-  head.writeUInt32BE(isExtended ? 0x21e41c71 : 0x25609513)
-  head.writeUInt16BE(flags, 4)
-  head.writeUInt16BE(command, 6)
-  head.writeUInt32BE(cookie, 12)
-  head.writeUInt32BE(offsetBytes, 20)
-  head.writeUInt32BE(lengthBytes, isExtended ? 28 : 24)
-  return head
 }
 
 function requests(session: ClientSession): NbdClientConnection {
