@@ -55,6 +55,7 @@ export class Clients {
   readonly #limits: ClientLimits
   readonly #bytes: Uint8Array
   readonly #receiveTable: Uint32Array
+  readonly #connectionTable: Uint32Array
   /** by slot */
   readonly #connections: (Connection | undefined)[]
   /** told to wait before they enter transmission */
@@ -77,6 +78,11 @@ export class Clients {
     this.#limits = limits
     this.#bytes = new Uint8Array(memory)
     this.#receiveTable = new Uint32Array(memory, layout.receiveTable, layout.connectionCount * 8)
+    this.#connectionTable = new Uint32Array(
+      memory,
+      layout.connectionTable,
+      layout.connectionCount * 4,
+    )
     this.#connections = new Array<Connection | undefined>(layout.connectionCount).fill(undefined)
     this.#framing.onProtocolError = (connection, reason): void => {
       this.hangUp(connection, reason)
@@ -113,7 +119,7 @@ export class Clients {
 
   // --- shutting down
 
-  /** Takes nothing new; `done` when the last request was answered and every connection is closed. */
+  /** Takes nothing new; `done` when the last request was answered and its reply was sent. */
   shutDown(done: () => void): void {
     this.#isShuttingDown = true
     this.#whenIdle = done
@@ -149,10 +155,18 @@ export class Clients {
 
   #checkIdle(): void {
     if (this.#whenIdle === undefined) return
-    if (this.#connections.some(connection => connection !== undefined)) return
+    for (const connection of this.#connections) {
+      if (connection !== undefined && !this.#isFinished(connection)) return
+    }
     const done = this.#whenIdle
     this.#whenIdle = undefined
     done()
+  }
+
+  /** Only waits for its peer to close: an idle client must not delay the end. */
+  #isFinished(connection: Connection): boolean {
+    if (connection.phase !== 'closing' || connection.activeCount > 0) return false
+    return this.#connectionTable[(connection.id % 65536) * 4] === 0
   }
 
   // --- connections

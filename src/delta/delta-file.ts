@@ -40,7 +40,7 @@ export function deltaInUseError(path: string, writable: boolean): PloopError {
       status: 'inUse',
       path,
       operation: 'flock',
-      hint: '"ploop-nbd list" shows which disks are being served',
+      hint: 'stop that process first; fuser(1) tells which one it is',
     },
   )
 }

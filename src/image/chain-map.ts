@@ -195,7 +195,7 @@ function entryError(
     status: 'format',
     path: delta.path,
     offset: entryOffsetBytes(clusterIndex),
-    hint: `see what is wrong with "ploop-nbd check -f -c -r ${delta.path}"`,
+    hint: `ploop(8) lists all that is wrong: "ploop check -f -c -r ${delta.path}"`,
   })
 }
 

@@ -60,7 +60,7 @@ export function checkRelations(
       throw new PloopError('VERSION_CONVERSION', 'Image is in the changing version state', {
         status: 'busy',
         path,
-        hint: 'finish the conversion with "ploop-nbd convert -v"',
+        hint: 'the ploop that began the conversion finishes it',
       })
     }
     if (version !== undefined && delta.version !== version) {

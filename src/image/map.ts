@@ -209,7 +209,7 @@ function checkedFileCluster(delta: DeltaFile, clusterIndex: number, entry: numbe
   const where = fileCluster < 0 ? 'no cluster boundary' : 'a place inside the block table'
   throw new PloopError('BAT_ENTRY', `BAT entry ${clusterIndex} is ${entry}: ${where}`, {
     ...{ status: 'format', path, offset: entryOffsetBytes(clusterIndex) },
-    hint: `run "ploop-nbd check -f ${path}"`,
+    hint: `ploop(8) lists all that is wrong: "ploop check -f -c -r ${path}"`,
   })
 }
 
@@ -258,7 +258,7 @@ async function checkInsideFile(delta: DeltaFile, run: Run, endBytes: number): Pr
       `the file has ${Math.floor(sizeBytes / delta.clusterBytes)}`,
     {
       ...{ status: 'format', path: delta.path },
-      hint: `run "ploop-nbd check -f ${delta.path}"`,
+      hint: `ploop(8) lists all that is wrong: "ploop check -f -c -r ${delta.path}"`,
     },
   )
 }

@@ -310,7 +310,9 @@ class ChainOpener {
       keepInUse: mark !== 'clear',
       dropInUse: mark === 'clear',
       signal: this.#options.signal,
-      onMessage: ({ text }) => this.#log.info(text, { path: delta.path }),
+      // "Hole at block …" is no fault, and there may be thousands
+      onMessage: ({ level, text }) =>
+        this.#log[level === 'info' ? 'debug' : 'info'](text, { path: delta.path }),
     })
     const errors = result.messages.filter(message => message.level === 'error')
     // without writing, what a check would repair is skipped by readers anyway
@@ -324,8 +326,8 @@ class ChainOpener {
         path: delta.path,
         hint:
           result.status === 'busy'
-            ? 'finish the conversion with "ploop-nbd convert -v"'
-            : `see all of them with "ploop-nbd check -f -c -r ${delta.path}"`,
+            ? 'the ploop that began the conversion finishes it'
+            : `ploop(8) lists all of them: "ploop check -f -c -r ${delta.path}"`,
       },
     )
   }

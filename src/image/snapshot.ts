@@ -86,7 +86,7 @@ export function checkSnapshotPossible(descriptor: Descriptor, uuid: Guid): void 
     refuse(
       'SNAPSHOT_LIMIT',
       `The disk has the maximum number of snapshots (${levelCountMaxWritable - 1})`,
-      'merge some of them with "ploop-nbd snapshot-merge"',
+      'merge some of them first, for example with "ploop snapshot-merge" of ploop(8)',
     )
   }
 }
@@ -165,7 +165,11 @@ async function repairTop(top: DeltaFile, options: SnapshotOptions): Promise<void
   if (result.status === 'ok') return
   const words = result.messages.filter(message => message.level === 'error').at(-1)?.text
   throw new PloopError('TOP_DAMAGED', words ?? 'the image is damaged', {
-    ...{ status: result.status, path: top.path, hint: `run "ploop-nbd check -f ${top.path}"` },
+    ...{
+      status: result.status,
+      path: top.path,
+      hint: `ploop(8) lists all that is wrong: "ploop check -f -c -r ${top.path}"`,
+    },
   })
 }
 

@@ -69,7 +69,7 @@ async function sizeOf(
   // Marked and locked: somebody serves it, and all is well. Marked only: it was not closed.
   if (facts.inUse && !(await isHeld(files, path))) {
     throw new PloopError('TOP_IN_USE', 'the image was not closed cleanly', {
-      ...{ status: 'open', path, hint: `run "ploop-nbd check ${stored.path}"` },
+      ...{ status: 'open', path, hint: 'serving it once checks and closes it: "ploop-nbd serve"' },
     })
   }
   return { sizeSectors, clusterSectors, version }

@@ -94,7 +94,7 @@ t.test('a marked top that is damaged is refused, with the hint to check', async 
       code: 'DELTA_DAMAGED',
       exitStatus: 11,
       message: /irrecoverable errors .*: Data cluster 99 beyond EOF, vsec=5\.\.\. FATAL/,
-      hint: /ploop-nbd check/,
+      hint: /ploop check -f -c -r/,
     })
   }
   const before = await contentOf(files, '/d/0')
