@@ -62,8 +62,7 @@ function refuse(code: string, message: string, path?: string, hint?: string): ne
 /** Checks in the order of ploop(8); the first that fails decides. Makes nothing. */
 export async function planImage(files: Files, request: NewImageRequest): Promise<NewImagePlan> {
   const { mode, version, partitioned } = request
-  const directory = await realDirectory(files, dirname(request.imagePath))
-  const descriptorPath = join(directory, descriptorName)
+  const descriptorPath = join(dirname(request.imagePath), descriptorName)
   if ((await files.stat(descriptorPath)) !== undefined) {
     const hint = 'the directory holds a disk already; choose another directory'
     refuse('DESCRIPTOR_EXISTS', `Can't create ${descriptorName}: File exists`, descriptorPath, hint)
@@ -78,6 +77,8 @@ export async function planImage(files: Files, request: NewImageRequest): Promise
   checkSize(sizeVersion, request.sizeSectors, clusterSectors)
   const sizeSectors = roundSizeSectors(sizeVersion, request.sizeSectors, clusterSectors)
   const partition = partitioned ? partitionOf(sizeSectors, clusterSectors) : undefined
+  // Last, as in ploop(8): what was asked for must make sense before it matters where it goes.
+  const directory = await realDirectory(files, dirname(request.imagePath))
   const imagePath = join(directory, basename(request.imagePath))
   if ((await files.stat(imagePath)) !== undefined) {
     refuse('IMAGE_EXISTS', `Can't create the image: File exists`, imagePath)

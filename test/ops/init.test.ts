@@ -140,6 +140,24 @@ t.test('small disks leave the size of the journal to mkfs', { skip }, async t =>
   await judge(t, folder, input)
 })
 
+t.test(
+  'a size of cluster that cannot be is refused before the directory is looked for',
+  async t => {
+    const input = { sizeSectors: 2048, clusterSectors: 65, imagePath: '/no/such/folder/disk.hds' }
+    const error = await failureOf(
+      init(
+        {
+          ...input,
+          ...{ mode: 'expanded', version: 2, fileSystem: 'none' },
+          ...{ fileSystemBlockBytes: 4096, lazy: true },
+        },
+        context(),
+      ),
+    )
+    t.match(error, { exitStatus: 38 })
+  },
+)
+
 t.test('sizes are rounded up to clusters', async t => {
   const folder = imageFolder(t)
   const imagePath = join(folder, 'x')
@@ -282,7 +300,7 @@ t.test('info says what is wrong with a disk that holds no file system', async t 
   t.match(await failureOf(info(input, context())), { code: 'NO_FILE_SYSTEM' })
 })
 
-t.test('map refuses entries that lead nowhere, and names the check', async t => {
+t.test('map refuses entries that lead nowhere, and says who lists them', async t => {
   for (const [what, entry, code] of [
     ['beyond the end of the file', 9, 'BAT_BEYOND_EOF'],
     ['inside of a cluster', 2049, 'BAT_ENTRY'],
