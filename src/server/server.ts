@@ -67,6 +67,11 @@ export class Server {
     else log.debug('engine chosen', { engine: engine.kind, reason: engine.reason })
     const undo: (() => Promise<void> | void)[] = []
     try {
+      // Before any image is touched: a socket that cannot be had must leave them as they are.
+      const listening = await listen(addon, options.listen)
+      undo.push(() => {
+        listening.close()
+      })
       const chains: ServedChain[] = []
       for (const disk of options.disks) {
         const chain = await ServedChain.open(disk, context)
@@ -74,10 +79,6 @@ export class Server {
         const { allocHead } = chain.spec
         undo.push(() => chain.close({ errno: 0, failed: false, allocHead }))
       }
-      const listening = await listen(addon, options.listen)
-      undo.push(() => {
-        listening.close()
-      })
       const connectionsMax = options.connectionsMax ?? connectionsDefault
       const plane = await DataPlaneHandle.start(
         addon,

@@ -29,7 +29,7 @@ t.setTimeout(300_000)
 
 const top = (folder: string): string => join(folder, 'top.hds')
 
-t.test('a socket that cannot be had is refused and the image left closed', async t => {
+t.test('a socket that cannot be had is refused before the image is touched', async t => {
   const folder = imageFolder(t)
   makeDisk(folder)
   const descriptor = join(folder, 'DiskDescriptor.xml')
@@ -51,11 +51,13 @@ t.test('a socket that cannot be had is refused and the image left closed', async
     [file, 1, /not a socket/],
     [used, 1, /another server/],
   ]
+  const untouched = fs.statSync(top(folder)).mtimeMs
   for (const [socket, status, says] of cases) {
     const result = await ploopNbd(['serve', '--socket', socket, descriptor])
     judgeRefusal(t, result, { status, says }, folder)
     t.match(result.stderr, socket)
     t.equal(markOf(top(folder)), 0, 'closed')
+    t.equal(fs.statSync(top(folder)).mtimeMs, untouched, 'not written')
   }
   t.equal(fs.readFileSync(file, 'utf8'), 'mine')
   t.ok(fs.existsSync(used), "another one's socket is left alone")
