@@ -101,7 +101,6 @@ export class DataPlane {
       name,
       description,
       disk,
-      host,
       options.levels,
       this.#options.connectionsPerExportMax,
     )

@@ -40,7 +40,6 @@ export interface ExportSpec {
 export interface ClosedExport {
   /** 0, or the errno of what failed: the image must stay marked in use */
   readonly errno: number
-  readonly allocHead: number
   readonly failed: boolean
 }
 

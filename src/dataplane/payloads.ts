@@ -6,7 +6,7 @@
  * Promises: a request goes to its disk when its payload is complete, and never before.
  */
 import { NBD_CMD_WRITE } from 'nbd-server-protocol'
-import { pieceBytes } from '../disk/host.js'
+import { memoryAt, memoryRest } from '../disk/request-memory.js'
 import type { DiskRequest } from '../disk/request.js'
 import type { NativeEngine } from '../io/native.js'
 import type { Connection } from './connection.js'
@@ -48,13 +48,13 @@ export class Payloads {
     while (at < end && connection.receivedBytes < lengthBytes) {
       const done = connection.receivedBytes
       const count = Math.min(end - at, roomAt(request, done))
-      this.#bytes.copyWithin(targetAt(request, done), at, at + count)
+      this.#bytes.copyWithin(memoryAt(request, done), at, at + count)
       connection.receivedBytes += count
       at += count
     }
     if (connection.receivedBytes === lengthBytes) this.#received(connection, served, request)
     else {
-      this.answer.intoOffset = targetAt(request, connection.receivedBytes)
+      this.answer.intoOffset = memoryAt(request, connection.receivedBytes)
       this.answer.intoLength = roomAt(request, connection.receivedBytes)
     }
     if (lengthBytes >= largeBytes) this.answer.recvMax = connection.requestBytes
@@ -96,14 +96,7 @@ export class Payloads {
   }
 }
 
-/** Arena offset of a position in the request's memory. */
-function targetAt({ pieces, buffer }: DiskRequest, position: number): number {
-  if (pieces === undefined) return buffer + position
-  return (pieces[Math.floor(position / pieceBytes)] ?? 0) + (position % pieceBytes)
-}
-
 /** Bytes of payload that belong there without a gap. */
-function roomAt({ pieces, lengthBytes }: DiskRequest, position: number): number {
-  const rest = lengthBytes - position
-  return pieces === undefined ? rest : Math.min(rest, pieceBytes - (position % pieceBytes))
+function roomAt(request: DiskRequest, position: number): number {
+  return Math.min(request.lengthBytes - position, memoryRest(request, position))
 }

@@ -4,7 +4,6 @@
  */
 import type { ExportInfo } from 'nbd-server-protocol'
 import type { Disk, DiskLevel } from '../disk/disk.js'
-import type { EngineDiskHost } from './disk-host.js'
 
 export const contextNames = ['base:allocation', 'qemu:allocation-depth', 'x-ploop:layer'] as const
 
@@ -29,7 +28,6 @@ export class ServedExport {
     readonly name: string,
     description: string | undefined,
     readonly disk: Disk,
-    readonly host: EngineDiskHost,
     /** engine file indexes, base first, for closing */
     levels: readonly DiskLevel[],
     readonly connectionsMax: number,

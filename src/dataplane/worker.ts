@@ -155,8 +155,7 @@ class PlaneWorker {
     const served = this.#plane.exports.get(name)
     if (served === undefined) throw new RangeError(`there is no export ${name}`)
     this.#plane.closeExport(served, errno => {
-      const { allocHead, failed } = served.disk
-      answer({ errno, allocHead, failed })
+      answer({ errno, failed: served.disk.failed })
     })
   }
 

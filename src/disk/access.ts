@@ -14,6 +14,7 @@ import { clientErrno, errno } from './errno.js'
 import { pieceBytes } from './host.js'
 import type { Operation } from './operation.js'
 import type { DiskLevel } from './options.js'
+import { gather, memoryAt, memoryRest } from './request-memory.js'
 import type { DiskRequest } from './request.js'
 
 /** Who counts the parts of a request: the disk itself, or a job on a cluster. */
@@ -214,16 +215,6 @@ export class FileAccess {
     return Math.min(lengthBytes, roundDown(to + pieceBytes - unit * 2, unit) - to)
   }
 
-  /** Copies from the request's memory, which may lie in pieces. */
-  #gather(request: DiskRequest, position: number, lengthBytes: number, target: number): void {
-    for (let done = 0; done < lengthBytes;) {
-      const source = memoryAt(request, position + done)
-      const count = Math.min(lengthBytes - done, memoryRest(request, position + done))
-      this.#core.memory.copyWithin(target + done, source, source + count)
-      done += count
-    }
-  }
-
   /** @param position where in the request's memory the bytes are, or undefined for zeros */
   #writeThroughBuffer(
     party: Party,
@@ -239,7 +230,7 @@ export class FileAccess {
     const change = (buffer: number): void => {
       const at = buffer + to - start
       if (position === undefined) core.memory.fill(0, at, at + count)
-      else this.#gather(request, position, count, at)
+      else gather(core.memory, request, position, count, at)
     }
     party.partStarted(request)
     core.withBuffer(buffer => {
@@ -285,18 +276,6 @@ export class FileAccess {
 export function writeErrno(result: number, expectedBytes: number): number {
   if (result === expectedBytes) return 0
   return result < 0 ? clientErrno(result) : errno.EIO
-}
-
-/** Arena offset of a position in the request's memory. */
-export function memoryAt(request: DiskRequest, position: number): number {
-  const { pieces } = request
-  if (pieces === undefined) return request.buffer + position
-  return (pieces[Math.floor(position / pieceBytes)] ?? 0) + (position % pieceBytes)
-}
-
-/** Bytes of memory that follow a position without a gap. */
-export function memoryRest(request: DiskRequest, position: number): number {
-  return request.pieces === undefined ? Infinity : pieceBytes - (position % pieceBytes)
 }
 
 function isFit(level: DiskLevel, offsetBytes: number, count: number, buffer: number): boolean {

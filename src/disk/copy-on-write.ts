@@ -16,13 +16,14 @@
  *     first and the parts are written on top.
  */
 import { assert } from '../base/assert.js'
-import { memoryAt, memoryRest, writeErrno, type FileAccess, type Party } from './access.js'
+import { writeErrno, type FileAccess, type Party } from './access.js'
 import type { Allocator } from './allocator.js'
 import type { DiskCore } from './core.js'
 import { clientErrno, errno, isUnsupported } from './errno.js'
 import { pieceBytes } from './host.js'
 import type { DiskLevel } from './options.js'
 import type { Publisher } from './publisher.js'
+import { gather } from './request-memory.js'
 import type { DiskRequest } from './request.js'
 
 /** A part of a request that lies in one cluster. */
@@ -225,17 +226,8 @@ export class CopyOnWrite {
     job.parked = []
     for (const part of job.batch) {
       const target = buffer + part.insideBytes
-      if (part.isZero) {
-        memory.fill(0, target, target + part.lengthBytes)
-        continue
-      }
-      for (let done = 0; done < part.lengthBytes;) {
-        const at = part.position + done
-        const count = Math.min(part.lengthBytes - done, memoryRest(part.request, at))
-        const source = memoryAt(part.request, at)
-        memory.copyWithin(target + done, source, source + count)
-        done += count
-      }
+      if (part.isZero) memory.fill(0, target, target + part.lengthBytes)
+      else gather(memory, part.request, part.position, part.lengthBytes, target)
     }
   }
 

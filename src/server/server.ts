@@ -76,8 +76,7 @@ export class Server {
       for (const disk of options.disks) {
         const chain = await ServedChain.open(disk, context)
         chains.push(chain)
-        const { allocHead } = chain.spec
-        undo.push(() => chain.close({ errno: 0, failed: false, allocHead }))
+        undo.push(() => chain.close({ errno: 0, failed: false }))
       }
       const connectionsMax = options.connectionsMax ?? connectionsDefault
       const plane = await DataPlaneHandle.start(
